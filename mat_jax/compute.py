@@ -1,0 +1,59 @@
+"""How the networks compute: the dtype, and the form of the heavy operations.
+
+CPU and TPU want opposite forms of the same functions (docs/performance.md has
+the measurements), so the choice is made once, here, and handed down to every
+layer as one immutable value.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+  """The dtype of activations and one form for each heavy operation.
+
+  Attributes:
+    dtype: dtype of activations and of the operands of products; parameters,
+      statistics and demodulation stay float32.
+    fir: the [1, 3, 3, 1] filter as 'shifted_adds' along each axis or as one
+      'depthwise' 4x4 convolution.
+    upsample_conv: a k3 convolution after 2x zero insertion as four
+      'sub_kernels' on the small map or as a 'dilated' convolution.
+    downsample_conv: a k3 convolution of stride 2 as four convolutions over the
+      input's 'phases' or as one 'strided' convolution.
+    weight_gradient: the kernel gradient of stride-1 convolutions as k*k
+      products of 'shifted_inputs' with the output gradient, or by 'xla'.
+  """
+
+  dtype: Any = jnp.float32
+  fir: Literal['shifted_adds', 'depthwise'] = 'shifted_adds'
+  upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
+  downsample_conv: Literal['phases', 'strided'] = 'strided'
+  weight_gradient: Literal['shifted_inputs', 'xla'] = 'xla'
+
+
+# Every operation in the form that all backends run well enough.
+PORTABLE = Compute()
+
+
+def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compute:
+  """The forms that were measured to be best on a platform.
+
+  Args:
+    dtype: compute dtype.
+    platform: 'cpu', 'tpu', 'gpu' or 'cuda'; None asks `jax.default_backend()`.
+      GPUs fuse the shifted adds into one kernel and leave convolutions to cuDNN.
+
+  Returns:
+    The platform's `Compute`.
+  """
+  platform = platform or jax.default_backend()
+  if platform == 'cpu':
+    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'shifted_inputs')
+  if platform == 'tpu':
+    return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla')
+  return dataclasses.replace(PORTABLE, dtype=dtype)

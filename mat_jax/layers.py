@@ -1,0 +1,258 @@
+"""Layers of StyleGAN2 as MAT uses them: equalised learning rate, modulation.
+
+Kernels are stored with unit variance and scaled when used (equalised learning
+rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; products run in
+the dtype of `Compute`.
+"""
+
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from mat_jax import resample
+from mat_jax.compute import PORTABLE, Compute
+
+
+def activate(x: jax.Array, activation: str, gain: float = 1.0) -> jax.Array:
+  """'lrelu': leaky ReLU of slope 0.2, times sqrt(2) and `gain`; 'linear': times `gain`."""
+  if activation == 'lrelu':
+    return jnp.where(x > 0.0, x, 0.2 * x) * (math.sqrt(2.0) * gain)
+  if activation == 'linear':
+    return x if gain == 1.0 else x * gain
+  raise ValueError(f'unknown activation {activation!r}')
+
+
+def normalize_second_moment(x: jax.Array, epsilon: float = 1e-8) -> jax.Array:
+  """Scales each row of [N, C] to a mean square of 1."""
+  return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+
+
+def minibatch_std(x: jax.Array, group_size: int = 4, shards: int = 1) -> jax.Array:
+  """Appends the standard deviation over groups of images as one channel.
+
+  Progressive GAN (arXiv 1710.10196), section 3. Within a shard of n images,
+  image i belongs to group i mod (n / G), G = min(group_size, n).
+
+  Args:
+    x: [N, H, W, C].
+    group_size: images in a group.
+    shards: the batch is cut into this many contiguous parts that are grouped
+      on their own. Fixed by the configuration and not by the devices, it makes
+      the result the same on any number of devices, without communication when
+      a device holds whole parts.
+
+  Returns:
+    [N, H, W, C + 1].
+
+  Raises:
+    ValueError: when the sizes do not divide.
+  """
+  n, h, w, c = x.shape
+  if n % shards:
+    raise ValueError(f'minibatch std cannot cut a batch of {n} into {shards} shards')
+  size = min(group_size, n // shards)
+  if (n // shards) % size:
+    raise ValueError(
+        f'minibatch std cannot group {n // shards} images by {size}; '
+        f'choose a batch that {size} divides')
+  groups = n // shards // size
+  y = x.astype(jnp.float32).reshape(shards, size, groups, h, w, c)
+  y = jnp.sqrt(jnp.var(y, axis=1) + 1e-8)
+  y = jnp.mean(y, axis=(2, 3, 4))[:, None, :]
+  y = jnp.broadcast_to(y, (shards, size, groups)).reshape(n, 1, 1, 1)
+  y = jnp.broadcast_to(y, (n, h, w, 1)).astype(x.dtype)
+  return jnp.concatenate([x, y], axis=-1)
+
+
+class FullyConnected(nn.Module):
+  """Equalised dense layer: act(x @ (kernel * m / sqrt(in)) + bias * m).
+
+  Attributes:
+    features: output width.
+    activation: 'linear' or 'lrelu'.
+    lr_multiplier: m; the kernel is stored divided by it.
+    bias_init: initial bias.
+    compute: dtype and forms.
+  """
+
+  features: int
+  activation: str = 'linear'
+  lr_multiplier: float = 1.0
+  bias_init: float = 0.0
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., in] -> [..., features]."""
+    dtype = self.compute.dtype
+    kernel = self.param(
+        'kernel', nn.initializers.normal(1.0 / self.lr_multiplier), (x.shape[-1], self.features))
+    bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
+    kernel = kernel * (self.lr_multiplier / math.sqrt(x.shape[-1]))
+    y = x.astype(dtype) @ kernel.astype(dtype) + (bias * self.lr_multiplier).astype(dtype)
+    return activate(y, self.activation)
+
+
+class Conv2d(nn.Module):
+  """Equalised convolution with optional FIR resampling.
+
+  Attributes:
+    features: output channels.
+    kernel_size: odd.
+    activation: 'linear' or 'lrelu'.
+    up: 1 or 2.
+    down: 1 or 2.
+    use_bias: adds a bias before the activation.
+    gain: extra factor on the activation (sqrt(1/2) in residual blocks).
+    compute: dtype and forms.
+  """
+
+  features: int
+  kernel_size: int
+  activation: str = 'lrelu'
+  up: int = 1
+  down: int = 1
+  use_bias: bool = True
+  gain: float = 1.0
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, in] -> [N, H * up / down, W * up / down, features]."""
+    dtype = self.compute.dtype
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.normal(1.0), shape)
+    kernel = (kernel / math.sqrt(math.prod(shape[:3]))).astype(dtype)
+    y = resample.resample_conv(x.astype(dtype), kernel, self.up, self.down, compute=self.compute)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(dtype)
+    return activate(y, self.activation, self.gain)
+
+
+class ModulatedConv2d(nn.Module):
+  """Convolution whose input channels a style scales (StyleGAN2, section 2.2).
+
+  Scaling the input by the style and the output by the demodulation factor
+  around one shared convolution equals the grouped convolution with one kernel
+  per image, and is far cheaper.
+
+  Attributes:
+    features: output channels.
+    kernel_size: odd.
+    demodulate: scales every output channel to unit expected deviation.
+    up: 1 or 2.
+    compute: dtype and forms.
+  """
+
+  features: int
+  kernel_size: int
+  demodulate: bool = True
+  up: int = 1
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
+    """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]."""
+    dtype = self.compute.dtype
+    scale = FullyConnected(x.shape[-1], bias_init=1.0, compute=self.compute, name='affine')(style)
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.normal(1.0), shape)
+    kernel = kernel / math.sqrt(math.prod(shape[:3]))
+    y = resample.resample_conv(
+        x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
+        compute=self.compute)
+    if self.demodulate:
+      power = jnp.sum(jnp.square(kernel), axis=(0, 1))
+      norm = jnp.square(scale.astype(jnp.float32)) @ power
+      y = y * jax.lax.rsqrt(norm + 1e-8).astype(dtype)[:, None, None, :]
+    return y
+
+
+class StyleConv(nn.Module):
+  """Modulated convolution, noise, bias and leaky ReLU.
+
+  Attributes:
+    features: output channels.
+    resolution: side of the constant noise map, the built output size.
+    up: 1 or 2.
+    use_noise: has a noise strength and a constant noise map.
+    compute: dtype and forms.
+  """
+
+  features: int
+  resolution: int
+  up: int = 1
+  use_noise: bool = True
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array, style: jax.Array, noise_mode: str = 'const') -> jax.Array:
+    """[N, H, W, in], [N, S] -> [N, H * up, W * up, features].
+
+    Args:
+      x: [N, H, W, in].
+      style: [N, S].
+      noise_mode: 'random' (one fresh map per image from the 'noise' stream),
+        'const' (the stored map) or 'none'.
+    """
+    y = ModulatedConv2d(self.features, 3, up=self.up, compute=self.compute, name='conv')(x, style)
+    if self.use_noise:
+      y = self._add_noise(y, noise_mode)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return activate(y + bias.astype(y.dtype), 'lrelu')
+
+  def _add_noise(self, y: jax.Array, noise_mode: str) -> jax.Array:
+    n, h, w, _ = y.shape
+    strength = self.param('noise_strength', nn.initializers.zeros, ())
+    stored = self.variable(
+        'buffers', 'noise_const',
+        lambda: jax.random.normal(self.make_rng('params'), (self.resolution,) * 2))
+    if noise_mode == 'none':
+      return y
+    if noise_mode == 'const':
+      if (h, w) != stored.value.shape:
+        raise ValueError(
+            f'constant noise is stored for {stored.value.shape}, the map is {(h, w)}; '
+            "use noise_mode='random' or 'none' on other sizes")
+      noise = stored.value[None, :, :, None]
+    elif noise_mode == 'random':
+      noise = jax.random.normal(self.make_rng('noise'), (n, h, w, 1))
+    else:
+      raise ValueError(f"noise_mode is {noise_mode!r}, not 'random', 'const' or 'none'")
+    return y + (strength * noise).astype(y.dtype)
+
+
+class ToRGB(nn.Module):
+  """Modulated 1x1 convolution to three channels on top of the previous image.
+
+  Attributes:
+    features: image channels.
+    compute: dtype and forms.
+  """
+
+  features: int = 3
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array, style: jax.Array, skip: jax.Array | None = None) -> jax.Array:
+    """[N, H, W, in], [N, S] -> float32 [N, H, W, features].
+
+    Args:
+      x: [N, H, W, in].
+      style: [N, S].
+      skip: previous image [N, H, W, features], or at half the size, then it is
+        enlarged by the FIR filter.
+    """
+    y = ModulatedConv2d(
+        self.features, 1, demodulate=False, compute=self.compute, name='conv')(x, style)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    # Images are summed over up to seven sizes: float32 keeps the sum exact.
+    y = y.astype(jnp.float32) + bias
+    if skip is None:
+      return y
+    if skip.shape[1:3] != y.shape[1:3]:
+      skip = resample.upsample(skip, self.compute)
+    return y + skip

@@ -1,0 +1,66 @@
+"""Reference values of the published implementation, and the weights they belong to.
+
+The golden files hold NCHW arrays; everything returned here is NHWC.
+"""
+
+import json
+import os
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import numpy as np
+
+from convert import names
+from tests import fill
+
+GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'golden')
+
+
+def load(name: str):
+  """A golden .npz or .json file."""
+  path = os.path.join(GOLDEN, name)
+  if name.endswith('.npz'):
+    return np.load(path)
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
+
+
+def nhwc(x: np.ndarray) -> np.ndarray:
+  return np.transpose(x, (0, 2, 3, 1))
+
+
+def relative_error(value, expected) -> float:
+  """max|a - b| / max|b|."""
+  value, expected = np.asarray(value, np.float64), np.asarray(expected, np.float64)
+  assert value.shape == expected.shape, (value.shape, expected.shape)
+  return float(np.abs(value - expected).max() / np.abs(expected).max())
+
+
+def layer_input(key: str, shape: tuple[int, ...]) -> np.ndarray:
+  """The case's input, NHWC when it is a map."""
+  value = fill.normal('layers/' + key, shape)
+  return nhwc(value) if len(shape) == 4 else value
+
+
+def filled(module: nn.Module, prefix: str, *inputs, name_of=names.generator_name):
+  """The variables of `module` with the deterministic values of `prefix`."""
+  shapes = traverse_util.flatten_dict(
+      jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs)))
+  modulated = {path[:-2] for path in shapes if path[-2] == 'affine'}
+  values = {}
+  for path, expected in shapes.items():
+    is_modulated = path[:-1] in modulated
+    layout = names.to_published_layout(
+        np.broadcast_to(np.float32(0), expected.shape), path[-1], is_modulated)
+    name = prefix + '.' + name_of('x/' + '/'.join(path[1:]), 256)[2:]
+    values[path] = names.to_our_layout(fill.fill(name, layout.shape), path[-1], is_modulated)
+  return traverse_util.unflatten_dict(values)
+
+
+def state_dict(network: str, prefix: str = '') -> dict[str, np.ndarray]:
+  """A filled state dict of the 'generator' or 'discriminator' at 256."""
+  manifest = load('manifest_256.json')[network]
+  shapes = {**manifest['parameters'], **manifest['buffers']}
+  return {name: fill.fill(prefix + name, tuple(shape)) for name, shape in shapes.items()
+          if not name.endswith(('resample_filter', 'attn_mask'))}
