@@ -1,0 +1,56 @@
+"""The losses of MAT's training as pure functions (MAT, section 3.6).
+
+Everything is computed in float32 whatever the dtype of the networks.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+  return jax.nn.softplus(x.astype(jnp.float32))
+
+
+def generator_adversarial(logits: jax.Array) -> jax.Array:
+  """Non-saturating loss of generated images, softplus(-D), mean over [N, 1]."""
+  return jnp.mean(_softplus(-logits))
+
+
+def discriminator_adversarial(fake: jax.Array, real: jax.Array) -> jax.Array:
+  """softplus(D(fake)) + softplus(-D(real)), each a mean over [N, 1]."""
+  return jnp.mean(_softplus(fake)) + jnp.mean(_softplus(-real))
+
+
+def gradient_penalty(gradient: jax.Array) -> jax.Array:
+  """Squared norm of an image gradient, mean over images (R1, arXiv 1801.04406).
+
+  Args:
+    gradient: d logit / d image, [N, H, W, C]; every logit depends on its image.
+
+  Returns:
+    Scalar: mean over N of the sum over pixels and channels.
+  """
+  return jnp.mean(jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=(1, 2, 3)))
+
+
+def mean_absolute(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Mean |a - b| over everything."""
+  return jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))
+
+
+def perceptual(features: Mapping[str, jax.Array], target: Mapping[str, jax.Array],
+               weights: Mapping[str, float]) -> jax.Array:
+  """Weighted mean absolute difference of features (arXiv 1603.08155).
+
+  Args:
+    features: layer -> activations of the results.
+    target: layer -> activations of the images; no gradient flows into them.
+    weights: layer -> weight.
+
+  Returns:
+    Scalar.
+  """
+  return sum(weight * mean_absolute(features[layer], jax.lax.stop_gradient(target[layer]))
+             for layer, weight in weights.items())

@@ -1,0 +1,60 @@
+"""Data parallelism: one mesh axis over which batches are cut (today's pjit).
+
+Explicit axis types would have to be carried through the window reshapes, hence
+`AxisType.Auto`: XLA propagates the shardings of state and batch.
+"""
+
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from mat_jax.errors import UserError
+
+AXIS = 'data'
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+  """A one-dimensional mesh over `devices`, by default all of them."""
+  devices = devices or jax.devices()
+  return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of parameters: a copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+  """The sharding of batches: the first axis cut over the devices."""
+  return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
+  """Raises UserError unless the devices divide the batch.
+
+  Args:
+    batch_size: global batch.
+    mesh: the devices.
+    field: config field to name in the message.
+  """
+  count = mesh.devices.size
+  if batch_size < 1 or batch_size % count:
+    raise UserError(f'{field} is {batch_size}, which {count} devices do not divide; '
+                    f'set --config.{field} to a multiple of {count}')
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Puts this process's part of a global batch on its devices.
+
+  Args:
+    batch: name -> [local batch, ...].
+    mesh: the devices.
+
+  Returns:
+    name -> [global batch, ...], cut over the devices.
+  """
+  sharding = by_batch(mesh)
+  return {name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+          for name, value in batch.items()}

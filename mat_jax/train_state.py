@@ -1,0 +1,127 @@
+"""Everything that training carries from one step to the next."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mat_jax.discriminator import Discriminator
+from mat_jax.generator import Generator
+from mat_jax.settings import Optimizer
+
+Tree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Parameters, optimisers, and the position in the run.
+
+  Attributes:
+    step: int32 [], steps done.
+    images_seen: int32 [], real images shown; also the position in the data.
+    key: uint32 key data from which every step derives its randomness.
+    g_params: generator.
+    g_buffers: its `w_avg` and constant noise.
+    d_params: discriminator.
+    ema_params: exponential moving average of `g_params`.
+    ema_buffers: copy of `g_buffers`.
+    g_optimizer: optax state.
+    d_optimizer: optax state.
+    totals: sums of the step's metrics since the last report.
+  """
+
+  step: jax.Array
+  images_seen: jax.Array
+  key: jax.Array
+  g_params: Tree
+  g_buffers: Tree
+  d_params: Tree
+  ema_params: Tree
+  ema_buffers: Tree
+  g_optimizer: Tree
+  d_optimizer: Tree
+  totals: dict[str, jax.Array]
+
+
+def _finite(gradients: Tree) -> Tree:
+  return jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), gradients)
+
+
+def _is_transformer(path: tuple[Any, ...]) -> bool:
+  return any('tran' in str(getattr(key, 'key', key)) for key in path)
+
+
+def make_optimizer(settings: Optimizer, interval: int) -> optax.GradientTransformation:
+  """Adam for one network, rescaled for a regulariser every `interval` steps.
+
+  The rescaling is StyleGAN2's (arXiv 1912.04958, appendix B): with the factor
+  c = interval / (interval + 1), the learning rate is lr * c and beta2 becomes
+  beta2**c. With beta1 = 0 no first moment is stored.
+
+  Args:
+    settings: rates and decays.
+    interval: steps between two applications of the regulariser.
+
+  Returns:
+    The transformation; non-finite gradients become 0 or +-1e5 first.
+  """
+  ratio = interval / (interval + 1)
+  beta1, beta2 = settings.beta1**ratio, settings.beta2**ratio
+  if beta1:
+    adam = optax.scale_by_adam(beta1, beta2, settings.epsilon)
+  else:
+    adam = optax.scale_by_rms(
+        beta2, settings.epsilon, eps_in_sqrt=False, bias_correction=True)
+  plain = settings.learning_rate
+  own = settings.transformer_learning_rate
+  transformer = plain if own is None else own
+
+  def scale(updates: Tree, params: Tree | None = None) -> Tree:
+    del params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, u: u * (-ratio * (transformer if _is_transformer(path) else plain)), updates)
+
+  return optax.chain(
+      optax.stateless(lambda gradients, params=None: _finite(gradients)), adam,
+      optax.stateless(scale))
+
+
+def make_optimizers(
+    settings: Optimizer) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+  """The optimisers of generator and discriminator."""
+  return (make_optimizer(settings, settings.generator_interval),
+          make_optimizer(settings, settings.discriminator_interval))
+
+
+def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
+           settings: Optimizer, totals: tuple[str, ...]) -> TrainState:
+  """A fresh state.
+
+  Args:
+    key: typed key; initial weights and all later randomness come from it.
+    generator: module.
+    discriminator: module.
+    settings: optimiser settings.
+    totals: names of the metrics to sum.
+
+  Returns:
+    The state; run it under `jax.jit`, or `jax.eval_shape` for its shapes.
+  """
+  g_key, d_key, run_key = jax.random.split(key, 3)
+  side = generator.resolution
+  # A batch that every grouping of the minibatch standard deviation accepts.
+  batch = discriminator.minibatch_std_shards
+  image, mask = jnp.zeros((batch, side, side, 3)), jnp.ones((batch, side, side, 1))
+  z = jnp.zeros((batch, 512))
+  g_variables = generator.init(g_key, image, mask, z)
+  d_params = discriminator.init(d_key, image, mask, image)['params']
+  g_optimizer, d_optimizer = make_optimizers(settings)
+  g_params, g_buffers = g_variables['params'], g_variables['buffers']
+  return TrainState(
+      step=jnp.int32(0), images_seen=jnp.int32(0), key=jax.random.key_data(run_key),
+      g_params=g_params, g_buffers=g_buffers, d_params=d_params,
+      ema_params=jax.tree.map(jnp.copy, g_params), ema_buffers=jax.tree.map(jnp.copy, g_buffers),
+      g_optimizer=g_optimizer.init(g_params), d_optimizer=d_optimizer.init(d_params),
+      totals={name: jnp.float32(0.0) for name in totals})
