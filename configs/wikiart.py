@@ -1,0 +1,18 @@
+"""Fine-tuning on painted portraits from WikiArt at 256 px."""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the settings of the WikiArt portraits."""
+  config = base.get_config()
+  # Where the portraits are; see README.md.
+  config.data_dir = 'data/wikiart'
+  # StyleGAN2's rule of thumb, 0.0001 * resolution^2 / batch_size.
+  config.train.r1_gamma = 0.8192
+  # About five passes over 6,000 portraits.
+  config.train.total_kimg = 32.0
+  config.eval.masks_per_image = 4
+  return config

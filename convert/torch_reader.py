@@ -1,0 +1,562 @@
+"""Reads PyTorch checkpoints of MAT as NumPy arrays, without PyTorch.
+
+Three kinds of files are told apart by what is in them, not by their names:
+
+- the official pickle (`CelebA-HQ_256.pkl`, `network-snapshot-*.pkl`): a dict with
+  the module trees of G, D and G_ema, whose tensors are each a small stream of the
+  older `torch.save` format;
+- state dicts of `torch.save` (`.pth`): a zip archive or the older stream;
+- `.safetensors`.
+
+Nothing that a file names is imported, and none of the Python source that the
+official pickle carries is run: `convert.safe_pickle` reads the structure, and the
+functions here give a meaning to the few globals in `_ALLOWED`. Tensors stay in the
+file until their network turns out to be wanted and are then read one by one into
+arrays of their own, so that memory holds little more than what is returned.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
+import dataclasses
+import io
+import itertools
+import math
+import os
+import stat
+import struct
+from typing import Any, BinaryIO, NamedTuple
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from convert.safe_pickle import (
+    SET,
+    Blob,
+    Call,
+    FormatError,
+    Global,
+    RefusedGlobalError,
+    Window,
+    brief,
+    load,
+)
+from mat_jax.errors import UserError
+
+NETWORK_NAMES = ('G', 'D', 'G_ema')
+
+_MAGIC_NUMBER = 0x1950a86a20f9469cfc6c  # first pickle of the older torch.save format
+_STREAM_VERSION = 1001
+_WRAPPERS = ('state_dict', 'params', 'model')
+_MAX_DEPTH = 32  # of modules and of constructor arguments
+_MAX_ENTRIES = 20_000  # tensors and modules of a network, constructor arguments
+_MAX_GROUP = 1000  # parameters, buffers or children of one module
+_MAX_NAME = 200
+_MAX_DIMENSIONS = 32
+_MAX_PICKLE = 64 << 20  # bytes; of the structure in a zip archive, which is read whole
+_SMALL_FILE = 64 << 20  # bytes
+_ENCRYPTED = 1  # flag of a zip entry
+
+_DTYPES = {
+    name: np.dtype(code) for name, code in {
+        'float16': '<f2', 'bfloat16': ml_dtypes.bfloat16, 'float32': '<f4', 'float64': '<f8',
+        'int8': 'i1', 'int16': '<i2', 'int32': '<i4', 'int64': '<i8', 'uint8': 'u1',
+        'uint16': '<u2', 'uint32': '<u4', 'uint64': '<u8', 'bool': '?',
+        'complex64': '<c8', 'complex128': '<c16'}.items()}
+_STORAGES = {
+    f'torch.{name}Storage': _DTYPES[dtype] for name, dtype in {
+        'Half': 'float16', 'BFloat16': 'bfloat16', 'Float': 'float32', 'Double': 'float64',
+        'Char': 'int8', 'Short': 'int16', 'Int': 'int32', 'Long': 'int64', 'Byte': 'uint8',
+        'Bool': 'bool', 'ComplexFloat': 'complex64', 'ComplexDouble': 'complex128'}.items()}
+_STORAGES['torch.storage.UntypedStorage'] = _DTYPES['uint8']
+_SAFETENSORS_DTYPES = {'F16', 'BF16', 'F32', 'F64', 'I8', 'I16', 'I32', 'I64', 'U8', 'U16',
+                       'U32', 'U64', 'BOOL', 'C64'}
+
+_PERSISTENT_CLASS = 'torch_utils.persistence._reconstruct_persistent_obj'
+_STORAGE_BYTES = 'torch.storage._load_from_bytes'
+_TENSOR_OF_UNTYPED = 'torch._utils._rebuild_tensor_v3'  # gives the dtype itself
+_TENSORS = {'torch._utils._rebuild_tensor_v2', _TENSOR_OF_UNTYPED}
+_PARAMETERS = {'torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state',
+               'torch.nn.parameter.Parameter'}
+_MODULES = {f'torch.nn.modules.{name}' for name in (
+    'container.ModuleList', 'container.Sequential', 'activation.Softmax', 'activation.GELU',
+    'normalization.LayerNorm', 'pooling.AdaptiveAvgPool2d')}
+_DICTS = {'collections.OrderedDict', 'dnnlib.util.EasyDict'}
+_SETS = {SET, '__builtin__.set'}
+_SCALARS = {'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar'}
+_NUMPY_CODES = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
+_ALLOWED = frozenset(
+    {_PERSISTENT_CLASS, _STORAGE_BYTES, 'numpy.dtype', 'torch.device',
+     *(f'torch.{name}' for name in _DTYPES), *_STORAGES, *_TENSORS, *_PARAMETERS, *_MODULES,
+     *_DICTS, *_SETS, *_SCALARS})
+
+
+@dataclasses.dataclass
+class Network:
+  """A network as a checkpoint stores it.
+
+  Attributes:
+    state_dict: parameters and buffers by their PyTorch names, as arrays of their
+      own in the dtype of the file (bfloat16 as `ml_dtypes.bfloat16`). A tensor that
+      occurs under two names is one array.
+    init_kwargs: what the network was constructed with, as plain Python values;
+      empty for files that do not tell.
+  """
+
+  state_dict: dict[str, np.ndarray]
+  init_kwargs: dict[str, Any]
+
+
+def read_networks(path: str | os.PathLike[str],
+                  networks: Sequence[str] | None = None) -> dict[str, Network]:
+  """Reads the networks of a PyTorch checkpoint.
+
+  Args:
+    path: an official pickle, a `torch.save` file or a `.safetensors` file.
+    networks: which to read, of 'G', 'D' and 'G_ema'; None reads all that are there.
+
+  Returns:
+    The networks by name. A plain state dict is one network named 'G_ema'.
+
+  Raises:
+    UserError: the file is missing, damaged or of another kind, refers to a global
+      that no checkpoint needs, or lacks one of `networks`.
+  """
+  path = os.fspath(path)
+  wanted = (networks,) if isinstance(networks, str) else networks
+  try:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
+      raise FormatError('is not a file')
+    with open(path, 'rb') as file:
+      return _read_file(path, file, wanted)
+  except FormatError as error:
+    raise UserError(f'{path} {error}.') from error
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror or error}.') from error
+
+
+def _read_file(path: str, file: BinaryIO, wanted: Sequence[str] | None) -> dict[str, Network]:
+  size = os.fstat(file.fileno()).st_size
+  head = file.read(9)
+  if not head:
+    raise FormatError('is empty')
+  # A header of less than 4 GiB in JSON; no pickle starts with such a frame.
+  if len(head) == 9 and head[4:] == b'\0\0\0\0{':
+    return {name: Network(_safetensors(path), {}) for name in _select(['G_ema'], wanted)}
+  if head.startswith(b'PK'):
+    tree = _zip_archive(file)
+  else:
+    tree = _pickle_or_stream(file, size, is_pickle=head.startswith(b'\x80'))
+  nodes = _network_nodes(tree)
+  reader = _TensorReader(size)
+  return {name: reader.network(nodes[name]) for name in _select(list(nodes), wanted)}
+
+
+def _select(names: list[str], wanted: Sequence[str] | None) -> list[str]:
+  for name in wanted or ():
+    if name not in names:
+      raise FormatError(f'has no network {name!r}, only {", ".join(names)}')
+  return [name for name in names if wanted is None or name in wanted]
+
+
+# Storages: where the numbers of a tensor are.
+
+
+@dataclasses.dataclass(eq=False)
+class _Storage:
+  """Numbers in the file, shared by the tensors that view them.
+
+  Attributes:
+    dtype: type of one number.
+    nbytes: length of the whole.
+    read: gives `count` bytes from `start` as uint8 [count]; None until the place in
+      the file is known.
+  """
+
+  dtype: np.dtype
+  nbytes: int
+  read: Callable[[int, int], np.ndarray] | None = None
+
+
+def _storage_of(persistent_id: Any) -> tuple[str, _Storage]:
+  """Key and storage, not yet located, of a torch.save persistent id."""
+  match persistent_id:
+    case ('storage', Global(kind), str(key), str(), int(count), *view) if (
+        kind in _STORAGES and count >= 0 and view in ([], [None])):
+      return key, _Storage(_STORAGES[kind], count * _STORAGES[kind].itemsize)
+  raise FormatError('has a persistent id that names no storage of torch.save')
+
+
+def _file_reader(blob: Blob) -> Callable[[int, int], np.ndarray]:
+  def read(start: int, count: int) -> np.ndarray:
+    data = np.empty(count, np.uint8)
+    blob.file.seek(blob.start + start)
+    if blob.file.readinto(data) != count:
+      raise FormatError('ends too early (is the download complete?)')
+    return data
+  return read
+
+
+def _pickle_or_stream(file: BinaryIO, size: int, is_pickle: bool) -> Any:
+  """Tree of an official pickle or of the older torch.save format."""
+  try:
+    first = load(Window(file, 0, size), _ALLOWED)
+  except RefusedGlobalError:
+    raise
+  except FormatError as error:
+    if is_pickle:
+      raise
+    raise FormatError('is neither a PyTorch checkpoint nor a safetensors file (a download '
+                      'may have saved a web page in its place)') from error
+  if isinstance(first, int) and first == _MAGIC_NUMBER:
+    return _stream(Blob(file, 0, size), _ALLOWED)
+  return first
+
+
+def _stream(blob: Blob, allowed: Collection[str]) -> Any:
+  """Tree of the older torch.save format: five pickles, then the storages."""
+  window = Window(blob.file, blob.start, blob.start + blob.length)
+  storages: dict[str, _Storage] = {}
+
+  def persistent(persistent_id: Any) -> _Storage:
+    key, storage = _storage_of(persistent_id)
+    known = storages.setdefault(key, storage)
+    if (known.dtype, known.nbytes) != (storage.dtype, storage.nbytes):
+      raise FormatError(f'describes its storage {key!r:.100} in two ways')
+    return known
+
+  magic, version, system = (load(window, ()) for _ in range(3))
+  if magic != _MAGIC_NUMBER or version != _STREAM_VERSION:
+    raise FormatError('has a storage in a format that torch.save does not write')
+  if not isinstance(system, dict) or system.get('little_endian') is not True:
+    raise FormatError('was written on a big-endian machine, which is not supported')
+  tree = load(window, allowed, persistent)
+  keys = load(window, ())
+  if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    raise FormatError('has a damaged list of storages')
+  if sorted(keys) != sorted(storages):
+    raise FormatError('lacks storages that it refers to, or has others')
+  for key in keys:
+    storage = storages[key]
+    count = int.from_bytes(window.read(8), 'little', signed=True)
+    if count * storage.dtype.itemsize != storage.nbytes:
+      raise FormatError(f'has a storage {key!r:.100} of another size than it says')
+    storage.read = _file_reader(window.skip(storage.nbytes))
+  return tree
+
+
+@contextlib.contextmanager
+def _zip_errors() -> Iterator[None]:
+  # What zipfile raises for damaged directories, headers and checksums.
+  try:
+    yield
+  except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, ValueError,
+          OverflowError, IndexError) as error:
+    raise FormatError(f'is a damaged zip archive ({brief(error)})') from error
+
+
+def _zip_reader(archive: zipfile.ZipFile,
+                entry: zipfile.ZipInfo) -> Callable[[int, int], np.ndarray]:
+  def read(start: int, count: int) -> np.ndarray:
+    data = np.empty(count, np.uint8)
+    done = 0
+    with _zip_errors(), archive.open(entry) as stream:
+      if start:
+        stream.seek(start)
+      while done < count:  # in pieces, because zipfile reads each into a copy
+        length = stream.readinto(memoryview(data)[done:done + (1 << 20)])
+        if not length:
+          raise EOFError('an entry is too short')
+        done += length
+    return data
+  return read
+
+
+def _zip_archive(file: BinaryIO) -> Any:
+  """Tree of a torch.save archive: */data.pkl, */data/KEY and perhaps */byteorder."""
+  with _zip_errors():
+    archive = zipfile.ZipFile(file)  # has nothing to close: the file is the caller's
+  entries = {entry.filename: entry for entry in archive.infolist()}
+  pickles = [name for name in entries if name == 'data.pkl' or name.endswith('/data.pkl')]
+  if len(pickles) != 1:
+    raise FormatError('is a zip archive, but not one of torch.save')
+  prefix = pickles[0].removesuffix('data.pkl')
+  storages: dict[str, _Storage] = {}
+
+  def entry_of(name: str) -> zipfile.ZipInfo:
+    entry = entries.get(prefix + name)
+    if entry is None:
+      raise FormatError(f'lacks its entry {name!r:.100}')
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED:
+      raise FormatError('is a compressed or encrypted zip archive, which torch.save never '
+                        'writes')
+    return entry
+
+  def read(name: str) -> bytes:
+    entry = entry_of(name)
+    if entry.file_size > _MAX_PICKLE:
+      raise FormatError(f'has a giant entry {name!r:.100}')
+    return _zip_reader(archive, entry)(0, entry.file_size).tobytes()
+
+  def persistent(persistent_id: Any) -> _Storage:
+    key, storage = _storage_of(persistent_id)
+    entry = entry_of(f'data/{key}')
+    if entry.file_size != storage.nbytes:
+      raise FormatError(f'has a storage {key!r:.100} of another size than it says')
+    storage.read = _zip_reader(archive, entry)
+    known = storages.setdefault(key, storage)
+    return known if known.dtype == storage.dtype else storage
+
+  if prefix + 'byteorder' in entries and read('byteorder') != b'little':
+    raise FormatError('was written on a big-endian machine, which is not supported')
+  data = read('data.pkl')
+  return load(Window(io.BytesIO(data), 0, len(data)), _ALLOWED, persistent)
+
+
+# Trees: which tensors a network has.
+
+
+def _network_nodes(tree: Any) -> dict[str, Any]:
+  """Finds the networks of a file: a module or a dict of tensors each, by name."""
+  tree = _unwrap(tree)
+  return {name: _unwrap(node) for name, node in _named(tree).items()} or {'G_ema': tree}
+
+
+def _named(tree: Any) -> dict[str, Any]:
+  entries = _mapping(tree) or {}
+  return {name: entries[name] for name in NETWORK_NAMES
+          if _is_module(entries.get(name)) or _mapping(entries.get(name)) is not None}
+
+
+def _unwrap(tree: Any) -> Any:
+  """Goes from {'state_dict': {...}, 'epoch': 3} and the like to what is inside."""
+  for _ in range(_MAX_DEPTH):
+    entries = _mapping(tree)
+    if entries is None and not _is_module(tree):
+      raise FormatError('holds neither networks nor a dict of tensors')
+    inside = [name for name in _WRAPPERS if _mapping((entries or {}).get(name)) is not None]
+    if _named(tree) or not inside or any(_is_tensor(value) for value in entries.values()):
+      return tree
+    if len(inside) > 1:
+      raise FormatError(f'holds several state dicts ({", ".join(inside)}); save the one to '
+                        'convert in a file of its own')
+    tree = entries[inside[0]]
+  raise FormatError('wraps its state dict too many times')
+
+
+def _mapping(node: Any) -> dict[Any, Any] | None:
+  """The items of a dict or of one of its subclasses, None for anything else."""
+  if isinstance(node, Call) and node.callee in _DICTS:
+    return node.items or {}
+  return node if isinstance(node, dict) else None
+
+
+def _is_module(node: Any) -> bool:
+  return isinstance(node, Call) and (node.callee == _PERSISTENT_CLASS or node.callee in _MODULES)
+
+
+def _is_tensor(node: Any) -> bool:
+  return isinstance(node, Call) and (node.callee in _TENSORS or node.callee in _PARAMETERS)
+
+
+def _attributes(module: Any) -> dict[Any, Any]:
+  """A module's `__dict__`; the source code beside it is left alone."""
+  state = module.state if isinstance(module, Call) else None
+  if _is_module(module) and module.callee == _PERSISTENT_CLASS:
+    meta = _mapping(module.args[0]) if module.args else None
+    state = (meta or {}).get('state')
+  attributes = _mapping(state)
+  if not _is_module(module) or attributes is None:
+    raise FormatError('has a damaged module')
+  return attributes
+
+
+def _named_items(attributes: dict[Any, Any], group: str) -> dict[str, Any]:
+  items = _mapping(attributes.get(group))
+  if items is None or len(items) > _MAX_GROUP or not all(
+      isinstance(name, str) and len(name) <= _MAX_NAME and '.' not in name for name in items):
+    raise FormatError(f'has a module with damaged {group}')
+  return {name: node for name, node in items.items() if node is not None}
+
+
+def _own_tensors(attributes: dict[Any, Any]) -> dict[str, Any]:
+  """Parameters and buffers of one module, less the buffers that are not to be stored."""
+  parameters = _named_items(attributes, '_parameters')
+  buffers = _named_items(attributes, '_buffers')
+  if parameters.keys() & buffers.keys():
+    raise FormatError('has a module with two tensors of one name')
+  transient = _plain(attributes.get('_non_persistent_buffers_set'))
+  for name in transient if isinstance(transient, set) else ():
+    buffers.pop(name, None)
+  return parameters | buffers
+
+
+def _module_tensors(module: Any) -> dict[str, Any]:
+  """What `Module.state_dict` lists, in its order: a module's tensors, then its children's."""
+  tensors: dict[str, Any] = {}
+  waiting = [('', module)]
+  for _ in range(_MAX_ENTRIES):
+    if not waiting:
+      return tensors
+    prefix, module = waiting.pop()
+    attributes = _attributes(module)
+    tensors.update((prefix + name, node) for name, node in _own_tensors(attributes).items())
+    children = _named_items(attributes, '_modules')
+    waiting += [(f'{prefix}{name}.', child) for name, child in reversed(children.items())]
+    if max(len(tensors), len(waiting)) > _MAX_ENTRIES or prefix.count('.') > _MAX_DEPTH:
+      break
+  raise FormatError('has a module that contains itself, or far more modules than MAT')
+
+
+def _plain(node: Any, count: Iterator[int] | None = None, depth: int = 0) -> Any:
+  """Python value of a constructor argument."""
+  count = itertools.count() if count is None else count
+  if next(count) > _MAX_ENTRIES or depth > _MAX_DEPTH:
+    raise FormatError('has endless constructor arguments')
+  if node is None or isinstance(node, bool | int | float | str):
+    return node
+  if isinstance(node, Global):
+    return node.name
+  if isinstance(node, list | tuple):
+    return type(node)(_plain(value, count, depth + 1) for value in node)
+  entries = _mapping(node)
+  if entries is not None:
+    return {key: _plain(value, count, depth + 1) for key, value in entries.items()}
+  match node:
+    case Call(callee, (list(values) | tuple(values),)) if (
+        callee in _SETS and len(values) <= _MAX_GROUP
+        and all(isinstance(value, str | int | float) for value in values)):
+      return set(values)
+    case Call('torch.device', args) if all(isinstance(arg, str | int) for arg in args):
+      return ':'.join(map(str, args))
+    case Call('numpy.dtype'):
+      return _numpy_dtype(node).name
+    case Call(callee, (dtype, Blob() as blob)) if callee in _SCALARS:
+      data = Window(blob.file, blob.start, blob.start + blob.length)
+      dtype = _numpy_dtype(dtype)
+      return np.frombuffer(data.read(dtype.itemsize), dtype)[0].item()
+  raise FormatError('has a constructor argument of a kind that MAT does not use')
+
+
+def _numpy_dtype(node: Any) -> np.dtype:
+  match node:
+    case Call('numpy.dtype', (str(code), *_), (_, str(order), *_)) if (
+        code in _NUMPY_CODES and order in ('<', '>', '=', '|')):
+      return np.dtype(code).newbyteorder(order)
+  raise FormatError('has a NumPy type that is no number')
+
+
+# Tensors: from descriptions to arrays.
+
+
+class _View(NamedTuple):
+  """A strided view of a storage; offset and strides count numbers, not bytes."""
+
+  storage: _Storage
+  dtype: np.dtype
+  offset: int
+  size: tuple[int, ...]
+  stride: tuple[int, ...]
+
+
+class _TensorReader:
+  """Reads tensors into arrays of their own.
+
+  Args:
+    file_size: of the whole file, in bytes. A few bytes can describe a tensor of any
+      size by repeating them, so it bounds what is read.
+  """
+
+  def __init__(self, file_size: int):
+    self._left = max(4 * file_size, _SMALL_FILE)
+    self._streams: dict[Blob, Any] = {}
+    self._arrays: dict[_View, np.ndarray] = {}
+
+  def network(self, node: Any) -> Network:
+    """Returns the network that a module or a dict of tensors describes."""
+    kwargs = {}
+    if _is_module(node):
+      tensors = _module_tensors(node)
+      kwargs = _plain(_mapping(_attributes(node).get('_init_kwargs')) or {})
+    else:
+      tensors = _mapping(node)
+    if not tensors:
+      raise FormatError('has a network without tensors')
+    return Network({name: self._array(name, tensor) for name, tensor in tensors.items()}, kwargs)
+
+  def _array(self, name: Any, node: Any) -> np.ndarray:
+    while isinstance(node, Call) and node.callee in _PARAMETERS and node.args:
+      node = node.args[0]
+    if not isinstance(name, str) or not _is_tensor(node):
+      raise FormatError(f'has an entry {name!r:.100} that is not a tensor')
+    view = self._view(node)
+    if view is None:
+      raise FormatError(f'has a damaged tensor {name!r:.100}')
+    if view not in self._arrays:
+      self._arrays[view] = self._read(name, view)
+    return self._arrays[view]
+
+  def _view(self, node: Call) -> _View | None:
+    match node.args:
+      case (storage, int(offset), tuple(size), tuple(stride), *more) if (
+          offset >= 0 and len(size) == len(stride) <= _MAX_DIMENSIONS
+          and all(isinstance(n, int) and n >= 0 for n in size + stride)):
+        storage = self._storage(storage)
+      case _:
+        return None
+    if storage is None or node.callee not in _TENSORS:
+      return None
+    dtype = storage.dtype
+    if node.callee == _TENSOR_OF_UNTYPED:
+      kind = more[2].name if len(more) > 2 and isinstance(more[2], Global) else ''
+      dtype = _DTYPES.get(kind.removeprefix('torch.'))
+    # A dimension of one element may have any stride.
+    stride = tuple(s if n > 1 else 0 for n, s in zip(size, stride, strict=True))
+    return _View(storage, dtype, offset, size, stride) if dtype is not None else None
+
+  def _storage(self, node: Any) -> _Storage | None:
+    """The storage itself or, in the official pickle, what its stream holds."""
+    match node:
+      case Call(callee, (Blob() as blob,)) if callee == _STORAGE_BYTES:
+        if blob not in self._streams:
+          self._streams[blob] = _stream(blob, _STORAGES.keys())
+        node = self._streams[blob]
+    return node if isinstance(node, _Storage) else None
+
+  def _read(self, name: str, view: _View) -> np.ndarray:
+    """Copies a view: array [*size]."""
+    storage, dtype, offset, size, stride = view
+    span = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True) if n)
+    self._left -= max(span, math.prod(n or 1 for n in size)) * dtype.itemsize
+    if self._left < 0:
+      raise FormatError(f'describes more numbers than it holds (up to tensor {name!r:.100})')
+    count = math.prod(size)
+    if not count:
+      return np.empty(size, dtype)
+    if storage.read is None or (offset + span) * dtype.itemsize > storage.nbytes:
+      raise FormatError(f'has a tensor {name!r:.100} that reaches beyond its storage')
+    data = storage.read(offset * dtype.itemsize, span * dtype.itemsize)
+    numbers = data != 0 if dtype == np.bool_ else data.view(dtype)
+    strided = np.lib.stride_tricks.as_strided(numbers, size, [s * dtype.itemsize for s in stride])
+    if span == count and strided.flags.c_contiguous:
+      return numbers.reshape(size)
+    return strided.copy()
+
+
+def _safetensors(path: str) -> dict[str, np.ndarray]:
+  """Arrays of a .safetensors file."""
+  arrays = {}
+  try:
+    # Reading, not mapping: the pages of a map would count as memory a second time.
+    with safetensors.safe_open(path, framework='numpy', backend='pread') as file:
+      for name in file.keys():
+        dtype = file.get_slice(name).get_dtype()
+        if dtype not in _SAFETENSORS_DTYPES:
+          raise FormatError(f'has a tensor {name!r:.100} of the unsupported type {dtype}')
+        arrays[name] = file.get_tensor(name)
+  except safetensors.SafetensorError as error:
+    raise FormatError(f'is a damaged safetensors file ({brief(error)})') from error
+  if not arrays:
+    raise FormatError('has a network without tensors')
+  return arrays

