@@ -8,6 +8,7 @@
 Any field of the config can be set as --config.field=value.
 """
 
+import logging as python_logging
 import os
 import sys
 
@@ -15,17 +16,14 @@ import sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 # ruff: noqa: E402
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
 from eval import evaluate
 from input_pipeline import pipeline
-from mat_jax import inpaint
-from mat_jax import train
-from mat_jax.errors import EXIT_CODE, exit_on_user_error, UserError
+from mat_jax import inpaint, train
+from mat_jax.errors import EXIT_CODE, UserError, exit_on_user_error
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')
@@ -49,9 +47,15 @@ def main(argv: list[str]) -> None:
     inpaint.inpaint_files(config, workdir)
 
 
+def _is_wanted(record: python_logging.LogRecord) -> bool:
+  """Keeps back the dozens of lines that Orbax logs for every checkpoint."""
+  return record.levelno > python_logging.INFO or 'orbax' not in record.pathname
+
+
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line; a mistake in it is one sentence and exit code 2."""
   logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(_is_wanted)
   try:
     flags.mark_flags_as_required(['config', 'workdir'])
     return flags.FLAGS(argv)

@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data_dir = 'samples'
   config.model.resolution = 64
   config.model.mapping_layers = 2
-  config.model.width = 0.125
+  config.model.width = 0.0625
   config.data.crop = 'top'
   config.train.batch_size = 8
   config.train.total_kimg = 4.0
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.r1_gamma = 0.1
   # So small a run learns colours from L1 long before the discriminator helps.
   config.train.l1_weight = 10.0
-  config.train.pcp_ratio = 0.1
+  config.train.pcp_ratio = 0.0
   # The average has to follow a run of a few thousand images.
   config.train.ema_kimg = 0.25
   # Held out: both parts that were not trained on, five portraits.

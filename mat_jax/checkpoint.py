@@ -23,6 +23,7 @@ from mat_jax.train_state import TrainState
 
 FOLDER = 'checkpoints'
 _EMA_FIELDS = ('ema_params', 'ema_buffers')
+_NETWORK_FIELDS = ('g_params', 'g_buffers', 'd_params')
 # Fields of `config.model` that decide the shapes of the parameters.
 _ARCHITECTURE = ('resolution', 'mapping_layers', 'width')
 
@@ -170,27 +171,69 @@ def restore_ema(path: str) -> EmaCheckpoint:
     path: see `find_step`.
 
   Returns:
-    The checkpoint, its arrays on the default device.
+    The checkpoint, its arrays on the first local device.
 
   Raises:
     UserError: there is no checkpoint, or it cannot be read.
   """
   step = find_step(path)
   meta = read_meta(step)
-  logging.info('Reading the generator of %s.', step)
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      shapes = checkpointer.metadata(os.path.join(step, 'ema'))
-      shapes = getattr(shapes, 'item_metadata', shapes)
-      like = jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), dict(shapes))
-      ema = checkpointer.restore(os.path.join(step, 'ema'), like)
-  except (OSError, ValueError, KeyError) as error:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise UserError(f'the checkpoint {step} cannot be read ({reason}); it may be incomplete, '
-                    'use an earlier one') from error
+  ema = _restore_item(step, 'ema')
   return EmaCheckpoint(
       step=meta['step'], model=ml_collections.ConfigDict(meta['model']),
       images_seen=meta['images_seen'], path=step,
       variables={'params': ema['ema_params'], 'buffers': ema['ema_buffers']})
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+  """Networks to start another run from.
+
+  Attributes:
+    model: the checkpoint's `config.model`.
+    networks: `TrainState` field -> tree; no `d_params` if the checkpoint, a
+      converted generator, has none.
+    path: the step directory.
+  """
+
+  model: Mapping[str, Any]
+  networks: dict[str, Tree]
+  path: str
+
+
+def restore_networks(path: str) -> StartingPoint:
+  """Reads the networks of a trained or converted checkpoint.
+
+  Args:
+    path: see `find_step`.
+
+  Returns:
+    The networks without optimiser states, on the first local device.
+
+  Raises:
+    UserError: there is no checkpoint, or it cannot be read.
+  """
+  step = find_step(path)
+  converted = os.path.isdir(os.path.join(step, 'networks'))
+  found = _restore_item(step, 'networks' if converted else 'training')
+  networks = {name: found[name] for name in _NETWORK_FIELDS if name in found}
+  networks.update(_restore_item(step, 'ema'))
+  return StartingPoint(read_meta(step)['model'], networks, step)
+
+
+def _restore_item(step: str, item: str) -> dict[str, Tree]:
+  """One item of a step directory, whatever its tree, on the first local device."""
+  path = os.path.join(step, item)
+  logging.info('Reading %s.', path)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      shapes = checkpointer.metadata(path)
+      shapes = getattr(shapes, 'item_metadata', shapes)
+      like = jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), dict(shapes))
+      return checkpointer.restore(path, like)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f'the checkpoint {path} cannot be read ({reason}); it may be incomplete, '
+                    'use an earlier one') from error

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mat_jax.generator import Generator
-from mat_jax.sizes import channels, LATENT_SIDE, stage1_channels, token_grid
+from mat_jax.sizes import LATENT_SIDE, channels, stage1_channels, token_grid
 
 
 def draw(generator: Generator, seeds: jax.Array, height: int,

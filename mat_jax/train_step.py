@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mat_jax import feature_nets
-from mat_jax import losses
+from mat_jax import feature_nets, losses
 from mat_jax.discriminator import Discriminator
 from mat_jax.generator import Generator
 from mat_jax.settings import Training
 from mat_jax.sizes import num_ws
-from mat_jax.train_state import make_optimizers, TrainState
+from mat_jax.train_state import TrainState, make_optimizers
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

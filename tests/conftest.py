@@ -1,14 +1,43 @@
-"""Settings that every test shares."""
+"""What the tests share: exact products, and one small trained model."""
 
 import os
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+# ruff: noqa: E402
+import jax
+import ml_collections
+import pytest
+
+from configs import demo
+from mat_jax import train
 
 
 @pytest.fixture(autouse=True, scope='session')
 def exact_products():
   """Parity is measured in float32, wherever the tests run."""
   jax.config.update('jax_default_matmul_precision', 'float32')
+
+
+def tiny_config(steps: int = 4) -> ml_collections.ConfigDict:
+  """The demo's configuration shrunk to a few steps of four images."""
+  config = demo.get_config()
+  config.train.batch_size = 4
+  config.train.total_kimg = steps * 0.004
+  config.train.kimg_per_tick = 0.008
+  config.train.snapshot_ticks = 1
+  config.train.r1_interval = 2
+  config.train.sample_images = 2
+  config.train.pcp_ratio = 0.1
+  config.eval.batch_size = 2
+  config.eval.masks_per_image = 2
+  return config
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory) -> tuple[str, ml_collections.ConfigDict]:
+  """A workdir after four steps, and its config."""
+  workdir = str(tmp_path_factory.mktemp('trained'))
+  config = tiny_config()
+  train.train(config, workdir)
+  return workdir, config

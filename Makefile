@@ -1,0 +1,47 @@
+# make demo   trains a small model on the shipped portraits and shows pictures
+# make test   runs the tests
+#
+# Both create .venv when it is missing and install what they need, once.
+#   PYTHON  interpreter for .venv, 3.11 or newer    (make test PYTHON=python3.12)
+#   EXTRAS  extras to install: test, cuda12, cuda13, tpu    (make demo EXTRAS=test,cuda12)
+#   DEMO    folder of the demo's results
+
+PYTHON ?= python3
+EXTRAS ?= test
+DEMO ?= demo
+
+empty :=
+space := $(empty) $(empty)
+comma := ,
+STAMP := .venv/.installed-$(subst $(comma),-,$(subst $(space),,$(EXTRAS)))
+RUN := .venv/bin/python
+
+.PHONY: demo test slow lint install clean
+
+demo: install
+	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO)
+	$(RUN) -m input_pipeline.export --data_dir=samples --split=validation+test --resolution=64 --output=$(DEMO)/examples
+	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO) --mode=inpaint --config.inpaint.images=$(DEMO)/examples/images --config.inpaint.masks=$(DEMO)/examples/masks
+	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO) --mode=eval
+
+test: install
+	$(RUN) -m pytest
+
+slow: install
+	$(RUN) -m pytest -m slow
+
+lint: install
+	$(RUN) -m ruff check .
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=python3.12"; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --upgrade --quiet pip
+	$(RUN) -m pip install --quiet -e '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf .venv $(DEMO)

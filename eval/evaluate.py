@@ -1,0 +1,215 @@
+"""Evaluates a checkpoint on held-out images with fixed masks.
+
+Every image metric is computed over the whole picture and over the hole alone,
+for MAT and for the simplest rival: the hole filled with the mean colour of the
+kept pixels.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import functools
+import os
+from typing import Any
+
+from absl import logging
+from clu import metric_writers
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import tqdm
+
+from eval import image_metrics, tables
+from input_pipeline import pipeline, portraits
+from mat_jax import image_grid, inference, settings, sharding
+from mat_jax.checkpoint import check_architecture, restore_ema
+from mat_jax.generator import Generator
+
+FOLDER = 'eval'
+MODEL, BASELINE = 'MAT', 'mean colour'
+PICTURE_ROWS = 6
+
+Arrays = dict[str, np.ndarray]
+
+
+def mean_colour_fill(image: jax.Array, mask: jax.Array) -> jax.Array:
+  """Fills the hole with the mean colour of the kept pixels, gray without any.
+
+  Args:
+    image: [N, H, W, 3] in [-1, 1].
+    mask: [N, H, W, 1].
+
+  Returns:
+    [N, H, W, 3].
+  """
+  kept = jnp.maximum(jnp.sum(mask, axis=(1, 2), keepdims=True), 1.0)
+  mean = jnp.sum(image * mask, axis=(1, 2), keepdims=True) / kept
+  return image * mask + mean * (1.0 - mask)
+
+
+def pair_metrics(result: jax.Array, image: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+  """All image metrics of a batch.
+
+  Args:
+    result: [N, H, W, 3] in [-1, 1].
+    image: likewise.
+    mask: [N, H, W, 1].
+
+  Returns:
+    Metric name -> float32 [N].
+  """
+  a, b = image_metrics.to_uint8(image), image_metrics.to_uint8(result)
+  hole = 1.0 - mask
+  metrics = {}
+  for name in ('psnr', 'ssim', 'l1'):
+    function = getattr(image_metrics, name)
+    metrics[name] = function(a, b)
+    metrics[f'{name}_hole'] = function(a, b, hole)
+  return metrics
+
+
+@functools.lru_cache(maxsize=4)
+def _make_step(generator: Generator, mesh: Mesh,
+               truncation_psi: float) -> Callable[..., dict[str, Any]]:
+  """Completes a batch on the devices and compares; results are replicated."""
+  def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, Any]:
+    image, mask = batch['image'], batch['mask']
+    result, stage1 = inference.complete(
+        generator, variables, image, mask, batch['seed'], truncation_psi)
+    filled = mean_colour_fill(image, mask)
+    return {'metrics': {MODEL: pair_metrics(result, image, mask),
+                        BASELINE: pair_metrics(filled, image, mask)},
+            'pictures': {'stage1': stage1, 'result': result, BASELINE: filled}}
+
+  return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+def _batches(config: ml_collections.ConfigDict, split: str) -> tuple[Iterator[Arrays], int]:
+  """The fixed evaluation stream of a split, and its number of batches."""
+  files = portraits.split(portraits.find_images(config.data_dir), split, config.data.split_seed)
+  options = config.eval
+  stream = pipeline.evaluation_batches(
+      files, resolution=config.model.resolution, batch_size=options.batch_size,
+      masks_per_image=options.masks_per_image, seed=options.seed,
+      mask_preset=options.mask_preset, hole_range=tuple(options.hole_range),
+      crop=config.data.crop, process_index=jax.process_index(),
+      process_count=jax.process_count())
+  return stream, -(-len(files) * options.masks_per_image // options.batch_size)
+
+
+def _seeds(batch: Arrays, options: ml_collections.ConfigDict) -> np.ndarray:
+  """A latent seed for every pair of image and mask, whatever the batches."""
+  pair = batch['image_index'].astype(np.int64) * options.masks_per_image + batch['mask_index']
+  return ((options.seed * 0x9E3779B1 + pair) % 2**32).astype(np.uint32)
+
+
+def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict, split: str,
+        pictures: int = 0) -> tuple[dict[str, Arrays], Arrays]:
+  """Evaluates a generator on a split.
+
+  Args:
+    generator: module.
+    variables: its params and buffers.
+    config: see `configs/base.py`; uses `data`, `eval` and `data_dir`.
+    split: part of the images.
+    pictures: how many pairs to return as pictures.
+
+  Returns:
+    {system: {metric: [images, masks]}} for MAT and the baseline, and pictures
+    {'image', 'mask', 'stage1', 'result', 'mean colour'} [pictures, H, W, C].
+  """
+  mesh = sharding.make_mesh()
+  sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  step = _make_step(generator, mesh, config.eval.truncation_psi)
+  stream, count = _batches(config, split)
+  metrics: dict[str, dict[str, list[np.ndarray]]] = {}
+  shown: list[Arrays] = []
+  for batch in tqdm.tqdm(stream, total=count, unit='batch', desc='evaluating', disable=None):
+    inputs = {'image': batch['image'], 'mask': batch['mask'],
+              'seed': _seeds(batch, config.eval)}
+    out = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
+    valid = _gather(batch['valid'], mesh)
+    for system, values in out['metrics'].items():
+      for name, value in values.items():
+        metrics.setdefault(system, {}).setdefault(name, []).append(value[valid])
+    if sum(len(part['image']) for part in shown) < pictures:
+      local = {'image': batch['image'], 'mask': batch['mask']}
+      shown.append({name: value[valid] for name, value in (
+          {**{k: _gather(v, mesh) for k, v in local.items()}, **out['pictures']}).items()})
+  masks = config.eval.masks_per_image
+  table = {system: {name: np.concatenate(parts).reshape(-1, masks)
+                    for name, parts in values.items()} for system, values in metrics.items()}
+  joined = {name: np.concatenate([part[name] for part in shown])[:pictures]
+            for name in (shown[0] if shown else ())}
+  return table, joined
+
+
+def _gather(value: np.ndarray, mesh: Mesh) -> np.ndarray:
+  """The global batch that this process has a part of."""
+  if jax.process_count() == 1:
+    return value
+  spread = sharding.to_global({'x': value}, mesh)['x']
+  return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(spread))
+
+
+def make_validation(
+    config: ml_collections.ConfigDict) -> Callable[[Any, Mapping[str, Any]], dict[str, float]]:
+  """The metrics that a training run logs at every snapshot."""
+  def validate(networks: Any, variables: Mapping[str, Any]) -> dict[str, float]:
+    values, _ = run(networks.generator, variables, config, config.eval.validation_split)
+    return {f'validation/{name}': tables.summarize(pairs).mean
+            for name, pairs in values[MODEL].items()}
+
+  return validate
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Evaluates a checkpoint; writes TensorBoard events, JSON, Markdown and a picture.
+
+  Args:
+    config: see `configs/base.py`.
+    workdir: holds the checkpoint unless `config.eval.checkpoint` names one;
+      results go into its folder `eval`.
+
+  Raises:
+    UserError: no checkpoint, another architecture, no images.
+  """
+  checkpoint = restore_ema(config.eval.checkpoint or workdir)
+  check_architecture(checkpoint.model, config.model, checkpoint.path)
+  generator = settings.generator_from_config(config.model)
+  values, pictures = run(generator, checkpoint.variables, config, config.eval.split, PICTURE_ROWS)
+  if jax.process_index():
+    return
+  folder = os.path.join(workdir, FOLDER)
+  os.makedirs(folder, exist_ok=True)
+  report = tables.Report(
+      step=checkpoint.step, kimg=checkpoint.images_seen / 1000, split=config.eval.split,
+      mask_preset=config.eval.mask_preset,
+      summaries={system: {name: tables.summarize(pairs) for name, pairs in metrics.items()}
+                 for system, metrics in values.items()},
+      masks_per_image=config.eval.masks_per_image)
+  tables.write_json(report, os.path.join(folder, 'metrics.json'))
+  tables.write_markdown(report, os.path.join(folder, 'metrics.md'))
+  picture = os.path.join(folder, 'comparison.png')
+  image_grid.write_png(picture, image_grid.grid(
+      [pictures['image'] * pictures['mask'], pictures[BASELINE], pictures['result'],
+       pictures['image']]))
+  _write_events(report, pictures, folder)
+  logging.info('Evaluated step %d (%s).', checkpoint.step, checkpoint.path)
+  print(tables.markdown(report))
+  print(f'masked / mean colour / MAT / original: {picture}')
+
+
+def _write_events(report: tables.Report, pictures: Arrays, folder: str) -> None:
+  writer = metric_writers.create_default_writer(folder, asynchronous=False)
+  scalars = {f'{FOLDER}/{name}': summary.mean
+             for name, summary in report.summaries[MODEL].items()}
+  scalars |= {f'{FOLDER}_mean_colour/{name}': summary.mean
+              for name, summary in report.summaries[BASELINE].items()}
+  writer.write_scalars(report.step, scalars)
+  columns = [pictures['image'], pictures['image'] * pictures['mask'], pictures['stage1'],
+             pictures['result']]
+  writer.write_images(report.step, {
+      f'{FOLDER}/image_masked_stage1_result': image_grid.grid(columns)[None]})
+  writer.close()
