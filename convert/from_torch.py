@@ -1,35 +1,53 @@
-"""PyTorch MAT checkpoints to Flax variables."""
+"""Converts PyTorch checkpoints of MAT.
 
-from collections.abc import Mapping
+  python -m convert.from_torch --input=CelebA-HQ_256.pkl --output=models/celebahq256
+
+The result is a folder that `main.py` evaluates and inpaints with (`--workdir` or
+`--config.eval.checkpoint`, `--config.inpaint.checkpoint`) and trains from
+(`--config.init_from`). It takes the official pickles, `.pth` and `.safetensors`.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+import dataclasses
+import errno
+import functools
+import json
+import os
 import re
+import shutil
 from typing import Any
 
+from absl import flags, logging
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 
-from convert import names
+from convert import command_line, names, new_files, torch_reader
+from convert.architecture import StateDict, discriminator_from, generator_from
+from mat_jax import checkpoint, resample, sizes
 from mat_jax.discriminator import Discriminator
-from mat_jax.errors import UserError
+from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.generator import Generator
 
-StateDict = Mapping[str, np.ndarray]
+Tree = dict[str, Any]
+Module = Generator | Discriminator
 
 # Buffers that the architecture determines; a file may have them or not.
 _DERIVABLE = re.compile(r'(^|\.)(resample_filter|attn_mask)$')
-# The layer of 512 channels at full width that fixes the width multiplier.
-_GENERATOR_WIDTH = 'synthesis.enc.EncConv_Block_16x16.conv1.bias'
-_DISCRIMINATOR_WIDTH = 'fc0.bias'
+_FLOATS = frozenset(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
 
 
-def generator_variables(state_dict: StateDict) -> dict[str, Any]:
+def generator_variables(state_dict: StateDict) -> Tree:
   """Flax variables of the generator that a state dict holds.
 
-  Resolution, label size, mapping depth and width are read off the arrays.
+  Resolution, label size, mapping depth and width are read off the arrays. A
+  state dict without any noise tensor (IOPaint's) gets noise of strength 0.
 
   Args:
-    state_dict: published name -> array, with or without derivable buffers.
+    state_dict: PyTorch name -> array, with or without derivable buffers.
 
   Returns:
     {'params': ..., 'buffers': ...} for `generator_from`'s module, float32.
@@ -38,88 +56,246 @@ def generator_variables(state_dict: StateDict) -> dict[str, Any]:
     UserError: a parameter is missing, left over or misshapen.
   """
   module = generator_from(state_dict)
-  return _fill(_generator_shapes(module), state_dict, names.generator_name, module.resolution)
+  return _fill(
+      module, state_dict, lambda path: names.generator_name(path, module.resolution),
+      f'a generator of {module.resolution} px with {module.mapping_layers} mapping layers')
 
 
-def discriminator_variables(state_dict: StateDict) -> dict[str, Any]:
+def discriminator_variables(state_dict: StateDict) -> Tree:
   """Flax variables of the discriminator; as `generator_variables`."""
   module = discriminator_from(state_dict)
-  return _fill(_discriminator_shapes(module), state_dict, names.discriminator_name,
-               module.resolution)
+  return _fill(
+      module, state_dict, lambda path: names.discriminator_name(path, module.resolution),
+      f'a discriminator of {module.resolution} px')
 
 
-def generator_from(state_dict: StateDict) -> Generator:
-  """The module whose variables `state_dict` holds."""
-  sides = [int(match[1]) for name in state_dict
-           if (match := re.match(r'synthesis\.enc\.EncConv_Block_(\d+)x', name))]
-  if not sides:
-    raise UserError('the state dict has no synthesis.enc.* parameters, so it is no MAT generator')
-  return Generator(
-      resolution=max(sides), label_dim=_label_dim(state_dict),
-      mapping_layers=sum(bool(re.fullmatch(r'mapping\.fc\d+\.weight', n)) for n in state_dict),
-      width=_width(state_dict, _GENERATOR_WIDTH))
-
-
-def discriminator_from(state_dict: StateDict) -> Discriminator:
-  """The module whose variables `state_dict` holds."""
-  indices = [int(match[1]) for name in state_dict if (match := re.match(r'Dis\.(\d+)\.', name))]
-  if not indices:
-    raise UserError('the state dict has no Dis.* parameters, so it is no MAT discriminator')
-  return Discriminator(resolution=2**max(indices), label_dim=_label_dim(state_dict),
-                       width=_width(state_dict, _DISCRIMINATOR_WIDTH))
-
-
-def _label_dim(state_dict: StateDict) -> int:
-  embed = state_dict.get('mapping.embed.weight')
-  return 0 if embed is None else embed.shape[1]
-
-
-def _width(state_dict: StateDict, name: str) -> float:
-  if name not in state_dict:
-    raise UserError(f'the state dict lacks the parameter {name}')
-  return state_dict[name].shape[0] / 512
-
-
-def _generator_shapes(module: Generator) -> dict[str, Any]:
+@functools.lru_cache(maxsize=16)
+def variable_shapes(module: Module) -> Tree:
+  """Shapes of the module's variables; not to be changed."""
   side = module.resolution
-  image, mask, z = (jax.ShapeDtypeStruct(s, jnp.float32)
-                    for s in ((1, side, side, 3), (1, side, side, 1), (1, 512)))
+  image, mask = (jax.ShapeDtypeStruct((1, side, side, n), jnp.float32) for n in (3, 1))
+  third = image  # the stage-one image, or the latent
+  if isinstance(module, Generator):
+    third = jax.ShapeDtypeStruct((1, 512), jnp.float32)
   labels = jax.ShapeDtypeStruct((1, module.label_dim), jnp.float32) if module.label_dim else None
-  return jax.eval_shape(module.init, jax.random.key(0), image, mask, z, labels)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(module.init, key, image, mask, third, labels)
 
 
-def _discriminator_shapes(module: Discriminator) -> dict[str, Any]:
-  side = module.resolution
-  image, mask = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, side, side, 3),
-                                                                (1, side, side, 1)))
-  labels = jax.ShapeDtypeStruct((1, module.label_dim), jnp.float32) if module.label_dim else None
-  return jax.eval_shape(module.init, jax.random.key(0), image, mask, image, labels)
+def _fill(module: Module, state_dict: StateDict, name_of: Callable[[str], str],
+          kind: str) -> Tree:
+  """The variables of `module` with the arrays of `state_dict`, checked to be complete."""
+  flat = traverse_util.flatten_dict(variable_shapes(module))
+  named = {name_of('/'.join(path[1:])): path for path in flat}
+  noise = [name for name in named if name.endswith(names.NOISE)]
+  if noise and not any(name in state_dict for name in noise):
+    logging.warning('The file has no noise tensors: converted with noise of strength 0.')
+    state_dict = {**state_dict, **{
+        name: np.zeros(flat[named[name]].shape, np.float32) for name in noise}}
+  _check_names(named, state_dict, kind)
+  modulated = names.modulated_modules(flat)
+  return traverse_util.unflatten_dict({
+      path: _checked(name, state_dict[name], flat[path].shape, path[-1], path[:-1] in modulated)
+      for name, path in named.items()})
 
 
-def _fill(shapes: dict[str, Any], state_dict: StateDict, name_of: names.NameFunction,
-          resolution: int) -> dict[str, Any]:
-  """The tree of `shapes` with the arrays of `state_dict`, checked to be complete."""
-  flat = traverse_util.flatten_dict(shapes)
-  modulated = {path[:-2] for path in flat if path[-2] == 'affine'}
-  left = {name for name in state_dict if not _DERIVABLE.search(name)}
-  filled = {}
-  for path, expected in flat.items():
-    name = name_of('/'.join(path[1:]), resolution)
-    if name not in state_dict:
-      raise UserError(f'the state dict lacks the parameter {name}')
-    left.discard(name)
-    filled[path] = _checked(name, state_dict[name], expected.shape, path[-1],
-                            path[:-1] in modulated)
-  if left:
-    raise UserError(f'the state dict has {len(left)} parameters that the network lacks, '
-                    f'the first is {min(left)}')
-  return traverse_util.unflatten_dict(filled)
+def _check_names(wanted: Collection[str], state_dict: StateDict, kind: str) -> None:
+  """Raises UserError for missing and for left over parameters."""
+  missing = [name for name in wanted if name not in state_dict]
+  if missing:
+    raise UserError(f'{kind} needs {_listed(missing)}, which the file lacks')
+  derivable = [name for name in state_dict if _DERIVABLE.search(name)]
+  extra = sorted(set(state_dict) - set(wanted) - set(derivable))
+  if extra:
+    raise UserError(f'the file has {_listed(extra)}, which {kind} lacks')
+  for name in derivable:
+    fir = state_dict[name]
+    if name.endswith('resample_filter') and not np.array_equal(fir, resample.fir_filter()):
+      logging.warning("%s is not MAT's filter; the network here uses MAT's.", name)
+      return
+
+
+def _listed(found: list[str]) -> str:
+  return found[0] + (f' and {len(found) - 1} more' if len(found) > 1 else '')
 
 
 def _checked(name: str, value: np.ndarray, shape: tuple[int, ...], leaf: str,
              modulated: bool) -> np.ndarray:
-  """`value` in our layout and float32; UserError when its shape is another one."""
+  """`value` in our layout and float32; UserError when its shape or type is another."""
   reference = names.to_published_layout(np.broadcast_to(np.float32(0), shape), leaf, modulated)
+  if reference.shape == () and value.shape == (1,):
+    value = value[0]  # some writers have no scalars
   if value.shape != reference.shape:
     raise UserError(f'{name} has shape {value.shape}, the network needs {reference.shape}')
+  if value.dtype not in _FLOATS:
+    raise UserError(f'{name} holds {value.dtype}, the network needs floating-point numbers')
   return np.array(names.to_our_layout(value, leaf, modulated), np.float32, order='C')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converted:
+  """A network of the file: its module, and a row for the table."""
+
+  module: Module
+  row: tuple[str, ...]
+
+
+class _Source:
+  """The networks of a file, read and converted one at a time.
+
+  Args:
+    path: the file.
+    wanted: networks to convert; None takes all that are there.
+
+  Attributes:
+    names: networks to convert, in the order of the file.
+    done: what was converted, by network.
+  """
+
+  def __init__(self, path: str, wanted: Sequence[str] | None):
+    found = torch_reader.network_names(path)
+    for name in wanted or ():
+      if name not in found:
+        raise UserError(f'{path} has no network {name!r}, only {", ".join(found)}')
+    self.names = [name for name in found if not wanted or name in wanted]
+    if not {'G', 'G_ema'} & set(self.names):
+      raise UserError(f'{path}: a generator is needed, G or G_ema, not only '
+                      f'{", ".join(self.names)}')
+    self.done: dict[str, _Converted] = {}
+    self._path = path
+
+  def variables(self, name: str) -> Tree:
+    """Variables of a network, as JAX arrays."""
+    print(f'Reading {name} of {self._path}.', flush=True)
+    state_dict = torch_reader.read_networks(self._path, [name])[name].state_dict
+    try:
+      if name == 'D':
+        module, variables = discriminator_from(state_dict), discriminator_variables(state_dict)
+      else:
+        module, variables = generator_from(state_dict), generator_variables(state_dict)
+      for other in self.done.values():
+        _check_same(other.module, module)
+    except UserError as error:
+      raise UserError(f'{self._path}, network {name}: {error}') from error
+    self.done[name] = _Converted(module, _row(name, module, variables, state_dict))
+    del state_dict  # the next line makes another copy
+    return jax.device_put(variables)
+
+
+def _check_same(first: Module, second: Module) -> None:
+  """Raises UserError unless both networks fit together."""
+  fields = ['resolution', 'label_dim']
+  if isinstance(first, Generator) and isinstance(second, Generator):
+    fields.append('mapping_layers')
+  for field in fields:
+    if getattr(first, field) != getattr(second, field):
+      raise UserError(f'its {field} is {getattr(second, field)}, another network of the file has '
+                      f'{getattr(first, field)}')
+  sides = [4 << i for i in range(first.resolution.bit_length() - 2)]
+  first_channels, second_channels = (
+      [sizes.channels(side, module.width) for side in sides] for module in (first, second))
+  if first_channels != second_channels:
+    raise UserError(f'its width is {second.width}, another network of the file has {first.width}')
+
+
+def _row(name: str, module: Module, variables: Tree, state_dict: StateDict) -> tuple[str, ...]:
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+  layers = str(module.mapping_layers) if isinstance(module, Generator) else '-'
+  dtypes = ', '.join(sorted({str(array.dtype) for array in state_dict.values()}))
+  return (name, f'{parameters:,}', str(module.resolution), layers,
+          f'{len(state_dict)} tensors, {dtypes}')
+
+
+def convert_file(source: str, output: str, networks: Sequence[str] | None = None) -> None:
+  """Converts a PyTorch checkpoint and prints what was read.
+
+  Args:
+    source: an official pickle, a `torch.save` file or a `.safetensors` file.
+    output: folder to create.
+    networks: which to convert, of 'G', 'D' and 'G_ema'; None takes all.
+
+  Raises:
+    UserError: a file cannot be read, does not fit, or cannot be written.
+  """
+  with new_files.new_directory(output) as folder:
+    reader = _Source(source, networks)
+    step = os.path.join(folder, checkpoint.FOLDER, '0')
+    average = reader.variables('G_ema' if 'G_ema' in reader.names else 'G')
+    _write_meta(folder, step, source, reader)
+    _save(step, 'ema', {'ema_params': average['params'], 'ema_buffers': average['buffers']})
+    if {'G', 'G_ema'} <= set(reader.names):
+      del average
+      average = reader.variables('G')
+    items = {'g_params': average['params'], 'g_buffers': average['buffers']}
+    if 'D' in reader.names:
+      items['d_params'] = reader.variables('D')['params']
+    _save(step, 'networks', items)
+  print(_report(reader))
+  print(f'Wrote {output}.')
+
+
+def _write_meta(folder: str, step: str, source: str, reader: _Source) -> None:
+  """The step directory with its `meta`, and the same for humans beside it."""
+  (converted,) = reader.done.values()
+  module = converted.module
+  model = {'resolution': module.resolution, 'mapping_layers': module.mapping_layers,
+           'width': module.width, 'dtype': 'auto'}
+  if module.label_dim:
+    model['label_dim'] = module.label_dim
+  meta = {'model': model, 'step': 0, 'images_seen': 0, 'networks': reader.names,
+          'source': os.path.basename(source)}
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    checkpointer.save(step, ocp.args.Composite(meta=ocp.args.JsonSave(meta)))
+  with open(os.path.join(folder, 'config.json'), 'x', encoding='utf-8') as file:
+    json.dump({name: meta[name] for name in ('model', 'networks', 'source')}, file, indent=2)
+    file.write('\n')
+
+
+def _save(step: str, item: str, tree: Tree) -> None:
+  # Orbax's threads would fill the screen with tracebacks when the disk is full.
+  if shutil.disk_usage(step).free < sum(leaf.nbytes for leaf in jax.tree.leaves(tree)):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(os.path.join(step, item), tree)
+  except ValueError as error:  # how a failed write arrives from below Orbax
+    match = re.search(r"([^:]*) \[os_error_code='(\d+)'\]", str(error))
+    if match is None:
+      raise
+    raise OSError(int(match[2]), match[1].strip()) from error
+
+
+def _report(reader: _Source) -> str:
+  """The table of what was read, and what a user should know about it."""
+  rows = [('network', 'parameters', 'resolution', 'mapping layers', 'read')]
+  rows += [reader.done[name].row for name in reader.names]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+           for row in rows]
+  if 'D' not in reader.names:
+    lines.append('No discriminator was read: it will start fresh when training from this.')
+  if 'G_ema' not in reader.names:
+    lines.append('No G_ema was read: G takes its place.')
+  elif 'G' not in reader.names:
+    lines.append('No G was read: G_ema takes its place.')
+  labels = next(iter(reader.done.values())).module.label_dim
+  if labels:
+    lines.append(f'The networks take labels of {labels} classes, for which main.py has no input; '
+                 'convert.to_torch can write them back.')
+  return '\n'.join(lines)
+
+
+@exit_on_user_error
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}')
+  jax.config.update('jax_platforms', 'cpu')  # leaves an accelerator to those who need it
+  convert_file(flags.FLAGS.input, flags.FLAGS.output, flags.FLAGS.networks)
+
+
+if __name__ == '__main__':
+  # Here and not above, since other command lines that import this have their own.
+  flags.DEFINE_string('input', None, 'PyTorch file: .pkl, .pth or .safetensors.')
+  flags.DEFINE_string('output', None, 'Folder to create.')
+  flags.DEFINE_list('networks', None, 'Networks to convert, of G, D and G_ema; all by default.')
+  command_line.run(main, ['input', 'output'])

@@ -5,10 +5,13 @@ the published name; reading a checkpoint walks our own tree and looks every name
 up, so both directions and every resolution, label size and depth share it.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 import re
 
 import numpy as np
+
+# Ends of the tensors that IOPaint's network lacks.
+NOISE = ('.noise_const', '.noise_strength')
 
 # Pattern of our path -> published spelling, applied in order.
 _GENERATOR_RULES = (
@@ -59,7 +62,16 @@ def _apply(rules: tuple[tuple[str, str], ...], path: str) -> str:
   return path.replace('/', '.')
 
 
-NameFunction = Callable[[str, int], str]
+Path = tuple[str, ...]
+
+
+def modulated_modules(paths: Iterable[Path]) -> set[Path]:
+  """Modules (paths without their leaf) whose kernel belongs to a modulated convolution.
+
+  Args:
+    paths: (collection, module, ..., leaf) of all variables of a network.
+  """
+  return {path[:-2] for path in paths if path[-2] == 'affine'}
 
 
 def to_published_layout(value: np.ndarray, leaf: str, modulated: bool) -> np.ndarray:

@@ -80,13 +80,7 @@ class Call:
 
 
 class Window:
-  """A range of a binary file that is read forwards and never left.
-
-  Args:
-    file: seekable binary file.
-    start: position of the first byte.
-    end: position after the last byte.
-  """
+  """The bytes from `start` to `end` of a seekable file, read forwards and never left."""
 
   def __init__(self, file: BinaryIO, start: int, end: int):
     self._file, self._position, self._end = file, start, end
@@ -159,8 +153,7 @@ class _Machine:
 
   def __init__(self, window: Window, allowed: Collection[str],
                persistent: Callable[[Any], Any] | None):
-    self.window = window
-    self.persistent = persistent
+    self.window, self.persistent = window, persistent
     self.stack: list[Any] = []
     self.marks: list[list[Any]] = []
     self.memo: dict[int, Any] = {}

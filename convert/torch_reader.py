@@ -15,22 +15,18 @@ file until their network turns out to be wanted and are then read one by one int
 arrays of their own, so that memory holds little more than what is returned.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
-import io
 import itertools
 import math
 import os
 import stat
-import struct
-from typing import Any, BinaryIO, NamedTuple
-import zipfile
+from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
-import safetensors
 
+from convert import safetensors_files
 from convert.safe_pickle import (
     SET,
     Blob,
@@ -39,39 +35,29 @@ from convert.safe_pickle import (
     Global,
     RefusedGlobalError,
     Window,
-    brief,
     load,
+)
+from convert.torch_storage import (
+    DTYPES,
+    MAGIC_NUMBER,
+    STORAGES,
+    Storage,
+    View,
+    read_archive,
+    read_stream,
+    read_view,
 )
 from mat_jax.errors import UserError
 
 NETWORK_NAMES = ('G', 'D', 'G_ema')
 
-_MAGIC_NUMBER = 0x1950a86a20f9469cfc6c  # first pickle of the older torch.save format
-_STREAM_VERSION = 1001
 _WRAPPERS = ('state_dict', 'params', 'model')
 _MAX_DEPTH = 32  # of modules and of constructor arguments
 _MAX_ENTRIES = 20_000  # tensors and modules of a network, constructor arguments
 _MAX_GROUP = 1000  # parameters, buffers or children of one module
 _MAX_NAME = 200
 _MAX_DIMENSIONS = 32
-_MAX_PICKLE = 64 << 20  # bytes; of the structure in a zip archive, which is read whole
 _SMALL_FILE = 64 << 20  # bytes
-_ENCRYPTED = 1  # flag of a zip entry
-
-_DTYPES = {
-    name: np.dtype(code) for name, code in {
-        'float16': '<f2', 'bfloat16': ml_dtypes.bfloat16, 'float32': '<f4', 'float64': '<f8',
-        'int8': 'i1', 'int16': '<i2', 'int32': '<i4', 'int64': '<i8', 'uint8': 'u1',
-        'uint16': '<u2', 'uint32': '<u4', 'uint64': '<u8', 'bool': '?',
-        'complex64': '<c8', 'complex128': '<c16'}.items()}
-_STORAGES = {
-    f'torch.{name}Storage': _DTYPES[dtype] for name, dtype in {
-        'Half': 'float16', 'BFloat16': 'bfloat16', 'Float': 'float32', 'Double': 'float64',
-        'Char': 'int8', 'Short': 'int16', 'Int': 'int32', 'Long': 'int64', 'Byte': 'uint8',
-        'Bool': 'bool', 'ComplexFloat': 'complex64', 'ComplexDouble': 'complex128'}.items()}
-_STORAGES['torch.storage.UntypedStorage'] = _DTYPES['uint8']
-_SAFETENSORS_DTYPES = {'F16', 'BF16', 'F32', 'F64', 'I8', 'I16', 'I32', 'I64', 'U8', 'U16',
-                       'U32', 'U64', 'BOOL', 'C64'}
 
 _PERSISTENT_CLASS = 'torch_utils.persistence._reconstruct_persistent_obj'
 _STORAGE_BYTES = 'torch.storage._load_from_bytes'
@@ -88,7 +74,7 @@ _SCALARS = {'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar'}
 _NUMPY_CODES = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
 _ALLOWED = frozenset(
     {_PERSISTENT_CLASS, _STORAGE_BYTES, 'numpy.dtype', 'torch.device',
-     *(f'torch.{name}' for name in _DTYPES), *_STORAGES, *_TENSORS, *_PARAMETERS, *_MODULES,
+     *(f'torch.{name}' for name in DTYPES), *STORAGES, *_TENSORS, *_PARAMETERS, *_MODULES,
      *_DICTS, *_SETS, *_SCALARS})
 
 
@@ -125,32 +111,49 @@ def read_networks(path: str | os.PathLike[str],
   """
   path = os.fspath(path)
   wanted = (networks,) if isinstance(networks, str) else networks
+  with _opened(path) as file:
+    if safetensors_files.is_safetensors(file):
+      _select(['G_ema'], wanted)
+      return {'G_ema': Network(safetensors_files.read(path), {})}
+    nodes = _network_nodes(_tree(file))
+    reader = _TensorReader(_size(file))
+    return {name: reader.network(nodes[name]) for name in _select(list(nodes), wanted)}
+
+
+def network_names(path: str | os.PathLike[str]) -> list[str]:
+  """Names of the networks that `read_networks` finds in a file, without reading them."""
+  with _opened(os.fspath(path)) as file:
+    if safetensors_files.is_safetensors(file):
+      return ['G_ema']
+    return list(_network_nodes(_tree(file)))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+  """The open file; what goes wrong with it becomes a `UserError`."""
   try:
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
       raise FormatError('is not a file')
     with open(path, 'rb') as file:
-      return _read_file(path, file, wanted)
+      yield file
   except FormatError as error:
     raise UserError(f'{path} {error}.') from error
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror or error}.') from error
 
 
-def _read_file(path: str, file: BinaryIO, wanted: Sequence[str] | None) -> dict[str, Network]:
-  size = os.fstat(file.fileno()).st_size
-  head = file.read(9)
+def _size(file: BinaryIO) -> int:
+  return os.fstat(file.fileno()).st_size
+
+
+def _tree(file: BinaryIO) -> Any:
+  """What a pickle, or the pickle of a `torch.save` file, holds."""
+  head = file.read(2)
   if not head:
     raise FormatError('is empty')
-  # A header of less than 4 GiB in JSON; no pickle starts with such a frame.
-  if len(head) == 9 and head[4:] == b'\0\0\0\0{':
-    return {name: Network(_safetensors(path), {}) for name in _select(['G_ema'], wanted)}
-  if head.startswith(b'PK'):
-    tree = _zip_archive(file)
-  else:
-    tree = _pickle_or_stream(file, size, is_pickle=head.startswith(b'\x80'))
-  nodes = _network_nodes(tree)
-  reader = _TensorReader(size)
-  return {name: reader.network(nodes[name]) for name in _select(list(nodes), wanted)}
+  if head == b'PK':
+    return read_archive(file, _ALLOWED)
+  return _pickle_or_stream(file, _size(file), is_pickle=head.startswith(b'\x80'))
 
 
 def _select(names: list[str], wanted: Sequence[str] | None) -> list[str]:
@@ -158,44 +161,6 @@ def _select(names: list[str], wanted: Sequence[str] | None) -> list[str]:
     if name not in names:
       raise FormatError(f'has no network {name!r}, only {", ".join(names)}')
   return [name for name in names if wanted is None or name in wanted]
-
-
-# Storages: where the numbers of a tensor are.
-
-
-@dataclasses.dataclass(eq=False)
-class _Storage:
-  """Numbers in the file, shared by the tensors that view them.
-
-  Attributes:
-    dtype: type of one number.
-    nbytes: length of the whole.
-    read: gives `count` bytes from `start` as uint8 [count]; None until the place in
-      the file is known.
-  """
-
-  dtype: np.dtype
-  nbytes: int
-  read: Callable[[int, int], np.ndarray] | None = None
-
-
-def _storage_of(persistent_id: Any) -> tuple[str, _Storage]:
-  """Key and storage, not yet located, of a torch.save persistent id."""
-  match persistent_id:
-    case ('storage', Global(kind), str(key), str(), int(count), *view) if (
-        kind in _STORAGES and count >= 0 and view in ([], [None])):
-      return key, _Storage(_STORAGES[kind], count * _STORAGES[kind].itemsize)
-  raise FormatError('has a persistent id that names no storage of torch.save')
-
-
-def _file_reader(blob: Blob) -> Callable[[int, int], np.ndarray]:
-  def read(start: int, count: int) -> np.ndarray:
-    data = np.empty(count, np.uint8)
-    blob.file.seek(blob.start + start)
-    if blob.file.readinto(data) != count:
-      raise FormatError('ends too early (is the download complete?)')
-    return data
-  return read
 
 
 def _pickle_or_stream(file: BinaryIO, size: int, is_pickle: bool) -> Any:
@@ -209,109 +174,9 @@ def _pickle_or_stream(file: BinaryIO, size: int, is_pickle: bool) -> Any:
       raise
     raise FormatError('is neither a PyTorch checkpoint nor a safetensors file (a download '
                       'may have saved a web page in its place)') from error
-  if isinstance(first, int) and first == _MAGIC_NUMBER:
-    return _stream(Blob(file, 0, size), _ALLOWED)
+  if isinstance(first, int) and first == MAGIC_NUMBER:
+    return read_stream(Blob(file, 0, size), _ALLOWED)
   return first
-
-
-def _stream(blob: Blob, allowed: Collection[str]) -> Any:
-  """Tree of the older torch.save format: five pickles, then the storages."""
-  window = Window(blob.file, blob.start, blob.start + blob.length)
-  storages: dict[str, _Storage] = {}
-
-  def persistent(persistent_id: Any) -> _Storage:
-    key, storage = _storage_of(persistent_id)
-    known = storages.setdefault(key, storage)
-    if (known.dtype, known.nbytes) != (storage.dtype, storage.nbytes):
-      raise FormatError(f'describes its storage {key!r:.100} in two ways')
-    return known
-
-  magic, version, system = (load(window, ()) for _ in range(3))
-  if magic != _MAGIC_NUMBER or version != _STREAM_VERSION:
-    raise FormatError('has a storage in a format that torch.save does not write')
-  if not isinstance(system, dict) or system.get('little_endian') is not True:
-    raise FormatError('was written on a big-endian machine, which is not supported')
-  tree = load(window, allowed, persistent)
-  keys = load(window, ())
-  if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-    raise FormatError('has a damaged list of storages')
-  if sorted(keys) != sorted(storages):
-    raise FormatError('lacks storages that it refers to, or has others')
-  for key in keys:
-    storage = storages[key]
-    count = int.from_bytes(window.read(8), 'little', signed=True)
-    if count * storage.dtype.itemsize != storage.nbytes:
-      raise FormatError(f'has a storage {key!r:.100} of another size than it says')
-    storage.read = _file_reader(window.skip(storage.nbytes))
-  return tree
-
-
-@contextlib.contextmanager
-def _zip_errors() -> Iterator[None]:
-  # What zipfile raises for damaged directories, headers and checksums.
-  try:
-    yield
-  except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, ValueError,
-          OverflowError, IndexError) as error:
-    raise FormatError(f'is a damaged zip archive ({brief(error)})') from error
-
-
-def _zip_reader(archive: zipfile.ZipFile,
-                entry: zipfile.ZipInfo) -> Callable[[int, int], np.ndarray]:
-  def read(start: int, count: int) -> np.ndarray:
-    data = np.empty(count, np.uint8)
-    done = 0
-    with _zip_errors(), archive.open(entry) as stream:
-      if start:
-        stream.seek(start)
-      while done < count:  # in pieces, because zipfile reads each into a copy
-        length = stream.readinto(memoryview(data)[done:done + (1 << 20)])
-        if not length:
-          raise EOFError('an entry is too short')
-        done += length
-    return data
-  return read
-
-
-def _zip_archive(file: BinaryIO) -> Any:
-  """Tree of a torch.save archive: */data.pkl, */data/KEY and perhaps */byteorder."""
-  with _zip_errors():
-    archive = zipfile.ZipFile(file)  # has nothing to close: the file is the caller's
-  entries = {entry.filename: entry for entry in archive.infolist()}
-  pickles = [name for name in entries if name == 'data.pkl' or name.endswith('/data.pkl')]
-  if len(pickles) != 1:
-    raise FormatError('is a zip archive, but not one of torch.save')
-  prefix = pickles[0].removesuffix('data.pkl')
-  storages: dict[str, _Storage] = {}
-
-  def entry_of(name: str) -> zipfile.ZipInfo:
-    entry = entries.get(prefix + name)
-    if entry is None:
-      raise FormatError(f'lacks its entry {name!r:.100}')
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED:
-      raise FormatError('is a compressed or encrypted zip archive, which torch.save never '
-                        'writes')
-    return entry
-
-  def read(name: str) -> bytes:
-    entry = entry_of(name)
-    if entry.file_size > _MAX_PICKLE:
-      raise FormatError(f'has a giant entry {name!r:.100}')
-    return _zip_reader(archive, entry)(0, entry.file_size).tobytes()
-
-  def persistent(persistent_id: Any) -> _Storage:
-    key, storage = _storage_of(persistent_id)
-    entry = entry_of(f'data/{key}')
-    if entry.file_size != storage.nbytes:
-      raise FormatError(f'has a storage {key!r:.100} of another size than it says')
-    storage.read = _zip_reader(archive, entry)
-    known = storages.setdefault(key, storage)
-    return known if known.dtype == storage.dtype else storage
-
-  if prefix + 'byteorder' in entries and read('byteorder') != b'little':
-    raise FormatError('was written on a big-endian machine, which is not supported')
-  data = read('data.pkl')
-  return load(Window(io.BytesIO(data), 0, len(data)), _ALLOWED, persistent)
 
 
 # Trees: which tensors a network has.
@@ -450,16 +315,6 @@ def _numpy_dtype(node: Any) -> np.dtype:
 # Tensors: from descriptions to arrays.
 
 
-class _View(NamedTuple):
-  """A strided view of a storage; offset and strides count numbers, not bytes."""
-
-  storage: _Storage
-  dtype: np.dtype
-  offset: int
-  size: tuple[int, ...]
-  stride: tuple[int, ...]
-
-
 class _TensorReader:
   """Reads tensors into arrays of their own.
 
@@ -471,7 +326,7 @@ class _TensorReader:
   def __init__(self, file_size: int):
     self._left = max(4 * file_size, _SMALL_FILE)
     self._streams: dict[Blob, Any] = {}
-    self._arrays: dict[_View, np.ndarray] = {}
+    self._arrays: dict[View, np.ndarray] = {}
 
   def network(self, node: Any) -> Network:
     """Returns the network that a module or a dict of tensors describes."""
@@ -497,7 +352,7 @@ class _TensorReader:
       self._arrays[view] = self._read(name, view)
     return self._arrays[view]
 
-  def _view(self, node: Call) -> _View | None:
+  def _view(self, node: Call) -> View | None:
     match node.args:
       case (storage, int(offset), tuple(size), tuple(stride), *more) if (
           offset >= 0 and len(size) == len(stride) <= _MAX_DIMENSIONS
@@ -510,53 +365,23 @@ class _TensorReader:
     dtype = storage.dtype
     if node.callee == _TENSOR_OF_UNTYPED:
       kind = more[2].name if len(more) > 2 and isinstance(more[2], Global) else ''
-      dtype = _DTYPES.get(kind.removeprefix('torch.'))
+      dtype = DTYPES.get(kind.removeprefix('torch.'))
     # A dimension of one element may have any stride.
     stride = tuple(s if n > 1 else 0 for n, s in zip(size, stride, strict=True))
-    return _View(storage, dtype, offset, size, stride) if dtype is not None else None
+    return View(storage, dtype, offset, size, stride) if dtype is not None else None
 
-  def _storage(self, node: Any) -> _Storage | None:
+  def _storage(self, node: Any) -> Storage | None:
     """The storage itself or, in the official pickle, what its stream holds."""
     match node:
       case Call(callee, (Blob() as blob,)) if callee == _STORAGE_BYTES:
         if blob not in self._streams:
-          self._streams[blob] = _stream(blob, _STORAGES.keys())
+          self._streams[blob] = read_stream(blob, STORAGES.keys())
         node = self._streams[blob]
-    return node if isinstance(node, _Storage) else None
+    return node if isinstance(node, Storage) else None
 
-  def _read(self, name: str, view: _View) -> np.ndarray:
+  def _read(self, name: str, view: View) -> np.ndarray:
     """Copies a view: array [*size]."""
-    storage, dtype, offset, size, stride = view
-    span = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True) if n)
-    self._left -= max(span, math.prod(n or 1 for n in size)) * dtype.itemsize
+    self._left -= max(view.span, math.prod(n or 1 for n in view.size)) * view.dtype.itemsize
     if self._left < 0:
       raise FormatError(f'describes more numbers than it holds (up to tensor {name!r:.100})')
-    count = math.prod(size)
-    if not count:
-      return np.empty(size, dtype)
-    if storage.read is None or (offset + span) * dtype.itemsize > storage.nbytes:
-      raise FormatError(f'has a tensor {name!r:.100} that reaches beyond its storage')
-    data = storage.read(offset * dtype.itemsize, span * dtype.itemsize)
-    numbers = data != 0 if dtype == np.bool_ else data.view(dtype)
-    strided = np.lib.stride_tricks.as_strided(numbers, size, [s * dtype.itemsize for s in stride])
-    if span == count and strided.flags.c_contiguous:
-      return numbers.reshape(size)
-    return strided.copy()
-
-
-def _safetensors(path: str) -> dict[str, np.ndarray]:
-  """Arrays of a .safetensors file."""
-  arrays = {}
-  try:
-    # Reading, not mapping: the pages of a map would count as memory a second time.
-    with safetensors.safe_open(path, framework='numpy', backend='pread') as file:
-      for name in file.keys():
-        dtype = file.get_slice(name).get_dtype()
-        if dtype not in _SAFETENSORS_DTYPES:
-          raise FormatError(f'has a tensor {name!r:.100} of the unsupported type {dtype}')
-        arrays[name] = file.get_tensor(name)
-  except safetensors.SafetensorError as error:
-    raise FormatError(f'is a damaged safetensors file ({brief(error)})') from error
-  if not arrays:
-    raise FormatError('has a network without tensors')
-  return arrays
+    return read_view(name, view)

@@ -15,10 +15,17 @@ import numpy as np
 import tqdm
 
 from convert import feature_nets as feature_weights
-from input_pipeline import pipeline, portraits
+from input_pipeline import masks, pipeline, portraits
 from mat_jax import feature_nets, image_grid, inference, sharding, status, train_state, train_step
 from mat_jax import settings as settings_lib
-from mat_jax.checkpoint import Checkpoints, abstract_state, check_architecture, restore_networks
+from mat_jax.checkpoint import (
+    Checkpoints,
+    abstract_state,
+    check_architecture,
+    find_step,
+    read_meta,
+    restore_networks,
+)
 from mat_jax.errors import UserError
 from mat_jax.train_state import TrainState
 
@@ -56,13 +63,12 @@ def train(config: ml_collections.ConfigDict, workdir: str,
     UserError: data, config and devices do not fit together.
   """
   mesh = sharding.make_mesh()
-  sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  _check(config, mesh)
   files = portraits.split(
       portraits.find_images(config.data_dir), config.data.split, config.data.split_seed)
   samples = _sample_batch(config)
   networks, features = _networks(config)
   settings = settings_lib.training_from_config(config)
-  _check_length(config)
   checkpoints = Checkpoints(workdir, config.model, config.train.max_to_keep)
   writer = metric_writers.create_default_writer(
       workdir, just_logging=jax.process_index() > 0, asynchronous=True)
@@ -88,13 +94,26 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   return state
 
 
-def _check_length(config: ml_collections.ConfigDict) -> None:
+def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+  """Raises UserError for what would fail after the workdir was made."""
+  sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
   for field in ('total_kimg', 'kimg_per_tick'):
     if config.train[field] <= 0:
       raise UserError(f'train.{field} is {config.train[field]}; give a positive number')
   for field in ('snapshot_ticks', 'r1_interval', 'max_to_keep'):
     if config.train[field] < 1:
       raise UserError(f'train.{field} is {config.train[field]}; give a number >= 1')
+  if config.train.noise_mode not in ('random', 'const', 'none'):
+    raise UserError(f"train.noise_mode is {config.train.noise_mode!r}; choose 'random', 'const' "
+                    "or 'none'")
+  portraits.check_crop(config.data.crop)
+  for options in (config.data, config.eval):
+    masks.check_settings(
+        config.model.resolution, options.mask_preset, tuple(options.hole_range))
+  if config.init_from:
+    step = find_step(config.init_from)
+    check_architecture(read_meta(step)['model'], config.model, step)
 
 
 def _networks(config: ml_collections.ConfigDict) -> tuple[train_step.Networks, Any]:
@@ -134,7 +153,6 @@ def _take_over(config: ml_collections.ConfigDict, state: TrainState,
                replicated: jax.sharding.Sharding) -> TrainState:
   """A fresh state with the networks of `config.init_from`."""
   start = restore_networks(config.init_from)
-  check_architecture(start.model, config.model, start.path)
   if 'd_params' not in start.networks:
     logging.warning('%s has no discriminator; it starts fresh.', start.path)
   logging.info('Starting from the networks of %s.', start.path)

@@ -28,7 +28,6 @@ def tiny_config(steps: int = 4) -> ml_collections.ConfigDict:
   config.train.snapshot_ticks = 1
   config.train.r1_interval = 2
   config.train.sample_images = 2
-  config.train.pcp_ratio = 0.1
   config.eval.batch_size = 2
   config.eval.masks_per_image = 2
   return config

@@ -38,7 +38,7 @@ def test_labels_choose_the_logit():
   image, mask, _ = fill.inputs('small', 2, 64)
   image, mask = reference.nhwc(image), reference.nhwc(mask)
   first, second = np.eye(3, dtype=np.float32)[[0, 0]], np.eye(3, dtype=np.float32)[[1, 1]]
-  variables = jax.jit(module.init)(jax.random.key(0), image, mask, image, first)
+  variables = reference.random_variables(module, image, mask, image, first)
   apply = jax.jit(module.apply)
   logits = [apply(variables, image, mask, image, labels)[0] for labels in (first, second)]
   assert logits[0].shape == (2, 1) and not np.allclose(*logits)
@@ -48,7 +48,7 @@ def test_branches_are_independent():
   module = Discriminator(resolution=64, width=0.0625)
   image, mask, _ = fill.inputs('small', 2, 64)
   image, mask = reference.nhwc(image), reference.nhwc(mask)
-  variables = jax.jit(module.init)(jax.random.key(0), image, mask, image)
+  variables = reference.random_variables(module, image, mask, image)
   apply = jax.jit(module.apply)
   a, b = apply(variables, image, mask, image), apply(variables, image, mask, -image)
   np.testing.assert_array_equal(a[0], b[0])

@@ -18,7 +18,7 @@ def _small_inputs(batch=2, side=64):
 
 @pytest.fixture(scope='module')
 def small_variables():
-  return jax.jit(SMALL.init)(jax.random.key(0), *_small_inputs())
+  return reference.random_variables(SMALL, *_small_inputs())
 
 
 @pytest.fixture(scope='module')

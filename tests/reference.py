@@ -64,3 +64,19 @@ def state_dict(network: str, prefix: str = '') -> dict[str, np.ndarray]:
   shapes = {**manifest['parameters'], **manifest['buffers']}
   return {name: fill.fill(prefix + name, tuple(shape)) for name, shape in shapes.items()
           if not name.endswith(('resample_filter', 'attn_mask'))}
+
+
+def random_variables(module: nn.Module, *inputs, seed: int = 0):
+  """Variables of a module from NumPy: unlike `init`, nothing is compiled."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
+
+  def draw(path, leaf):
+    name = path[-1].key
+    value = rng.standard_normal(leaf.shape, np.float32)
+    scale = {'kernel': 1.0, 'noise_const': 1.0}.get(name, 0.1)
+    if name == 'kernel' and any('mapping' == key.key for key in path):
+      scale = 100.0  # stored divided by the learning-rate multiplier 0.01
+    return scale * value + (1.0 if name == 'bias' and path[-2].key == 'affine' else 0.0)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -260,6 +260,8 @@ def test_reads_official_pickle(put, protocol, location):
 @pytest.mark.parametrize('kind', _FORMATS)
 def test_reads_only_what_is_asked_for(put, tmp_path, kind):
   path = put(small_file(kind, tmp_path))
+  assert torch_reader.network_names(path) == (
+      ['G', 'D', 'G_ema'] if kind == 'official' else ['G_ema'])
   networks = read_networks(path, networks=('G_ema',))
   assert list(networks) == ['G_ema']
   if kind == 'safetensors':  # stored in the order of the names
@@ -338,7 +340,8 @@ def test_safetensors(tmp_path, put):
   got = read_networks(tmp_path / 'all.safetensors')['G_ema'].state_dict
   assert_same({name: got[name] for name in arrays}, arrays)
   data = (tmp_path / 'all.safetensors').read_bytes()
-  for bad in (data[:-1], data[:40], data[:8] + b'{"a":' + data[13:], data.replace(b'"I8"', b'"X8"')):
+  for bad in (data[:-1], data[:40], data[:8] + b'{"a":' + data[13:],
+              data.replace(b'"I8"', b'"X8"')):
     with pytest.raises(UserError, match='damaged safetensors'):
       read_networks(put(bad))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mat_jax import checkpoint, train
+from mat_jax import checkpoint, settings, sharding, train
 from mat_jax.errors import UserError
 from tests.conftest import tiny_config
 
@@ -47,9 +47,17 @@ def test_a_second_start_resumes_bit_for_bit(trained, tmp_path):
   assert [event.step for event in _events(workdir).Tensors('loss/g')] == [2, 4]
 
 
+def _run(config, workdir):
+  """A `Run` of the shared networks and settings, so of the compiled programs."""
+  networks, _ = train._networks(config)
+  return train.Run(
+      config, sharding.make_mesh(), networks, settings.training_from_config(config), None,
+      checkpoint.Checkpoints(workdir, config.model, 1), None, None)
+
+
 def test_training_changes_every_part(trained, tmp_path):
   workdir, config = trained
-  fresh = train.train(_zero_steps(config), str(tmp_path))
+  fresh = train._initial_state(_run(config, str(tmp_path)))
   final = checkpoint.restore_networks(workdir).networks
   for name in ('g_params', 'd_params', 'ema_params'):
     changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))),
@@ -59,28 +67,22 @@ def test_training_changes_every_part(trained, tmp_path):
     assert share > 0.9, (name, share)
 
 
-def _zero_steps(config):
-  """The same run, before its first step: one step is the least, with rate zero."""
-  config = config.copy_and_resolve_references()
-  config.train.total_kimg = 0.004
-  config.optimizer.learning_rate = 0.0
-  config.train.ema_kimg = 1e9
-  return config
-
-
-def test_starts_from_another_checkpoint(trained, tmp_path, caplog):
+def test_starts_from_another_checkpoint(trained, tmp_path):
   workdir, config = trained
-  config = _zero_steps(config)
+  config = config.copy_and_resolve_references()
   config.init_from = workdir
-  state = train.train(config, str(tmp_path))
+  state = train._initial_state(_run(config, str(tmp_path)))
   expected = checkpoint.restore_networks(workdir).networks
-  jax.tree.map(np.testing.assert_array_equal, state.g_params, expected['g_params'])
-  jax.tree.map(np.testing.assert_array_equal, state.d_params, expected['d_params'])
-  assert int(state.step) == 1
+  assert set(expected) == {'g_params', 'g_buffers', 'd_params', 'ema_params', 'ema_buffers'}
+  for name, tree in expected.items():
+    jax.tree.map(np.testing.assert_array_equal, getattr(state, name), tree)
+  assert int(state.step) == 0
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.g_optimizer)), 'a fresh optimiser'
 
 
-def test_says_which_perceptual_network_it_takes(trained, tmp_path, caplog):
-  _, config = trained
+def test_says_which_perceptual_network_it_takes(trained, caplog):
+  config = trained[1].copy_and_resolve_references()
+  config.train.pcp_ratio = 0.1
   with caplog.at_level(logging.INFO):
     networks, features = train._networks(config)
   assert networks.feature_network == 'vgg16' and 'conv5_3' in features

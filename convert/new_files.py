@@ -1,0 +1,74 @@
+"""Output that appears under its name when it is complete, or not at all."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import shutil
+from typing import BinaryIO
+
+from mat_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[BinaryIO]:
+  """Writes a file beside its place and then moves it there.
+
+  Args:
+    path: the file; one that exists is replaced.
+
+  Yields:
+    The open file.
+
+  Raises:
+    UserError: it cannot be written. Nothing is left of it then.
+  """
+  with _writing(path):
+    path = os.path.realpath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = _partial_name(path)
+    try:
+      with open(partial, 'xb') as file:
+        yield file
+      os.replace(partial, path)
+    finally:
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(partial)
+
+
+@contextlib.contextmanager
+def new_directory(path: str) -> Iterator[str]:
+  """Fills a folder beside its place and then moves it there.
+
+  Args:
+    path: the folder; it may exist if it is empty.
+
+  Yields:
+    The folder to fill.
+
+  Raises:
+    UserError: it exists, or cannot be written. Nothing is left of it then.
+  """
+  with _writing(path):
+    target = os.path.realpath(path)
+    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
+      raise UserError(f'{path} exists and is not an empty folder; remove it or choose another '
+                      'output')
+    partial = _partial_name(target)
+    try:
+      os.makedirs(partial)
+      yield partial
+      os.rename(partial, target)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_name(path: str) -> str:
+  return f'{path}.partial-{os.getpid()}'
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(f'{path} cannot be written: {error.strerror or error}') from error

@@ -1,0 +1,156 @@
+"""Writes checkpoints as PyTorch state dicts, without PyTorch.
+
+  python -m convert.to_torch --checkpoint=runs/wikiart --output=wikiart.pth
+
+The official code and IOPaint load the result strictly; the latter has no noise
+tensors (`--target=iopaint`) and is built for 512 px.
+"""
+
+from collections.abc import Callable, Mapping
+import os
+from typing import Any
+
+from absl import flags
+from flax import traverse_util
+import jax
+import numpy as np
+
+from convert import command_line, names, new_files, safetensors_files, torch_writer
+from mat_jax import checkpoint, first_stage, resample, sizes
+from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.transformer import shift_mask
+
+Tree = Mapping[str, Any]
+StateDict = dict[str, np.ndarray]
+
+TARGETS = ('official', 'iopaint')
+_WRITERS = {'.pth': torch_writer.write_state_dict, '.pt': torch_writer.write_state_dict,
+            '.safetensors': safetensors_files.write}
+# What IOPaint builds before it loads a file.
+_IOPAINT = {'resolution': 512, 'mapping_layers': 8, 'width': 1.0}
+
+
+def generator_state_dict(variables: Tree) -> StateDict:
+  """The state dict of a generator, derivable buffers included.
+
+  Args:
+    variables: {'params': ..., 'buffers': ...}.
+
+  Returns:
+    PyTorch name -> C-contiguous float32 array of its own.
+  """
+  resolution = _resolution(variables['params']['synthesis']['enc'])
+  state_dict = _state_dict(variables, lambda path: names.generator_name(path, resolution))
+  state_dict.update(_attention_masks(resolution))
+  return state_dict
+
+
+def discriminator_state_dict(variables: Tree) -> StateDict:
+  """The state dict of a discriminator; as `generator_state_dict`."""
+  resolution = _resolution(variables['params']['dis'])
+  return _state_dict(variables, lambda path: names.discriminator_name(path, resolution))
+
+
+def _resolution(blocks: Tree) -> int:
+  return max(int(name.removeprefix('block_')) for name in blocks if name.startswith('block_'))
+
+
+def _state_dict(variables: Tree, name_of: Callable[[str], str]) -> StateDict:
+  flat = traverse_util.flatten_dict(variables)
+  modulated = names.modulated_modules(flat)
+  state_dict = {}
+  for path, leaf in flat.items():
+    name = name_of('/'.join(path[1:]))
+    value = names.to_published_layout(np.asarray(leaf), path[-1], path[:-1] in modulated)
+    state_dict[name] = np.array(value, np.float32, order='C')
+    # Every convolution has the filter, whether it resamples or not, and ToRGB for its image.
+    if value.ndim >= 4 or path[-2:] == ('toRGB', 'bias'):
+      state_dict[name.rpartition('.')[0] + '.resample_filter'] = resample.fir_filter()
+  return state_dict
+
+
+def _attention_masks(resolution: int) -> StateDict:
+  """What the shifted windows of stage one may see, by its PyTorch name."""
+  masks = {}
+  stages = zip(first_stage.STAGE_DEPTHS, first_stage.STAGE_WINDOWS, strict=True)
+  for stage, (depth, window) in enumerate(stages):
+    side = sizes.token_grid(resolution) >> (2 - abs(stage - 2))
+    if side > window:  # one window that covers the map is not shifted
+      mask = shift_mask(side, side, window, window // 2)
+      for block in range(1, depth, 2):
+        masks[f'synthesis.first_stage.tran.{stage}.blocks.{block}.attn_mask'] = mask
+  return masks
+
+
+def convert_file(source: str, output: str, network: str = 'G_ema',
+                 target: str = 'official') -> None:
+  """Writes a network of a checkpoint as a PyTorch state dict.
+
+  Args:
+    source: a workdir or step directory.
+    output: the file, named .pth or .safetensors; one that exists is replaced.
+    network: 'G_ema', 'G' or 'D'.
+    target: 'official', or 'iopaint', which leaves the noise tensors out.
+
+  Raises:
+    UserError: the checkpoint lacks the network, or a file cannot be read or
+      written.
+  """
+  suffix = os.path.splitext(output)[1]
+  if suffix not in _WRITERS:
+    raise UserError(f'{output} is not named .pth or .safetensors')
+  if target == 'iopaint' and network == 'D':
+    raise UserError('IOPaint has no discriminator; leave --network at G_ema')
+  print(f'Reading {network} of {source}.', flush=True)
+  variables = _restore(source, network)
+  convert = discriminator_state_dict if network == 'D' else generator_state_dict
+  state_dict = convert(variables)
+  del variables  # the state dict is a copy
+  if target == 'iopaint':
+    state_dict = {name: array for name, array in state_dict.items()
+                  if not name.endswith(names.NOISE)}
+    _warn_of_another_size(source)
+  with new_files.new_file(output) as file:
+    _WRITERS[suffix](file, state_dict)
+  print(f'Wrote {output}: {len(state_dict)} tensors, float32.')
+
+
+def _restore(source: str, network: str) -> Tree:
+  """Variables of a network of a checkpoint."""
+  if network == 'G_ema':
+    return checkpoint.restore_ema(source).variables
+  start = checkpoint.restore_networks(source)
+  if network == 'G':
+    return {'params': start.networks['g_params'], 'buffers': start.networks['g_buffers']}
+  if 'd_params' not in start.networks:
+    raise UserError(f'{start.path} has no discriminator')
+  return {'params': start.networks['d_params']}
+
+
+def _warn_of_another_size(source: str) -> None:
+  model = checkpoint.read_meta(checkpoint.find_step(source))['model']
+  other = [f'{field} {model.get(field)}' for field, value in _IOPAINT.items()
+           if model.get(field) != value]
+  if other:
+    print(f'IOPaint builds the network of {_IOPAINT["resolution"]} px with '
+          f'{_IOPAINT["mapping_layers"]} mapping layers; this one has {", ".join(other)} and does '
+          'not load there.')
+
+
+@exit_on_user_error
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}')
+  jax.config.update('jax_platforms', 'cpu')  # leaves an accelerator to those who need it
+  values = flags.FLAGS
+  convert_file(values.checkpoint, values.output, values.network, values.target)
+
+
+if __name__ == '__main__':
+  # Here and not above, since other command lines that import this have their own.
+  flags.DEFINE_string('checkpoint', None, 'Workdir or step directory to read.')
+  flags.DEFINE_string('output', None, 'File to write, .pth or .safetensors.')
+  flags.DEFINE_enum('network', 'G_ema', ['G_ema', 'G', 'D'], 'Network to write.')
+  flags.DEFINE_enum('target', 'official', TARGETS,
+                    'Who is to load it; iopaint leaves the noise tensors out.')
+  command_line.run(main, ['checkpoint', 'output'])
