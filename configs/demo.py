@@ -14,15 +14,17 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.width = 0.0625
   config.data.crop = 'top'
   config.train.batch_size = 8
-  config.train.total_kimg = 3.2
-  config.train.kimg_per_tick = 0.4
+  config.train.total_kimg = 1.92
+  config.train.kimg_per_tick = 0.24
   config.train.snapshot_ticks = 4
   config.train.r1_gamma = 0.1
   # So small a run learns colours from L1 long before the discriminator helps.
   config.train.l1_weight = 100.0
   config.train.pcp_ratio = 0.0
-  # The average has to follow a run of a few thousand images.
-  config.train.ema_kimg = 0.25
+  # Eight times the reference's rate: there are only 240 steps.
+  config.optimizer.learning_rate = 8e-3
+  # The average has to follow a run of a two thousand images.
+  config.train.ema_kimg = 0.15
   # Held out: both parts that were not trained on, five portraits.
   config.eval.split = 'validation+test'
   config.eval.masks_per_image = 8

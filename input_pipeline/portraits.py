@@ -35,8 +35,10 @@ def find_images(data_dir: str) -> list[str]:
     Paths of the image files, sorted by their POSIX path relative to the folder.
 
   Raises:
-    UserError: the folder is missing, is a file or holds no images.
+    UserError: the folder is not given, is missing, is a file or holds no images.
   """
+  if not str(data_dir):
+    raise UserError('data_dir is empty; set --config.data_dir to a folder of images')
   root = _SAMPLES_DIR if str(data_dir) == SAMPLES else pathlib.Path(data_dir).expanduser()
   if not root.exists():
     raise UserError(

@@ -97,10 +97,13 @@ class Checkpoints:
       The restored state on the devices.
 
     Raises:
-      UserError: the checkpoint is of another architecture.
+      UserError: the checkpoint is of another architecture, or a converted one.
     """
     step = self._manager.latest_step()
     path = os.path.join(self._folder, str(step))
+    if os.path.isdir(os.path.join(path, 'networks')):
+      raise UserError(f'{path} is a converted model without optimiser states; train in another '
+                      'workdir with --config.init_from set to this one')
     check_architecture(read_meta(path)['model'], self._model, path)
     ema, training = _split(like)
     restored = self._manager.restore(step, args=ocp.args.Composite(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from mat_jax.compute import Compute, for_platform
 from mat_jax.discriminator import Discriminator
 from mat_jax.errors import UserError
 from mat_jax.generator import Generator
@@ -59,6 +60,14 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
+def formulations(model: ml_collections.ConfigDict) -> Compute:
+  """The forms of the heavy operations that `model.formulations` names."""
+  name = model.get('formulations', 'auto')
+  if name not in ('auto', 'cpu', 'gpu', 'tpu'):
+    raise UserError(f"model.formulations is {name!r}; choose 'auto', 'cpu', 'gpu' or 'tpu'")
+  return for_platform(platform=None if name == 'auto' else name)
+
+
 def _checked_resolution(model: ml_collections.ConfigDict) -> int:
   try:
     check_resolution(model.resolution)
@@ -68,10 +77,13 @@ def _checked_resolution(model: ml_collections.ConfigDict) -> int:
 
 
 def generator_from_config(model: ml_collections.ConfigDict) -> Generator:
-  """The generator of `config.model`."""
+  """The generator of `config.model`; UserError for one with labels."""
+  if model.get('label_dim'):
+    raise UserError(f'the model takes {model.label_dim} labels; training, evaluation and '
+                    'inpainting are for models without labels')
   return Generator(
       resolution=_checked_resolution(model), mapping_layers=model.mapping_layers,
-      width=model.width, dtype=compute_dtype(model.dtype))
+      width=model.width, dtype=compute_dtype(model.dtype), compute=formulations(model))
 
 
 def discriminator_from_config(model: ml_collections.ConfigDict, batch_size: int) -> Discriminator:
@@ -85,7 +97,8 @@ def discriminator_from_config(model: ml_collections.ConfigDict, batch_size: int)
                     f'less than {GROUP_SIZE}, for the minibatch standard deviation')
   return Discriminator(
       resolution=_checked_resolution(model), width=model.width,
-      dtype=compute_dtype(model.dtype), minibatch_std_shards=max(1, batch_size // GROUP_SIZE))
+      dtype=compute_dtype(model.dtype), compute=formulations(model),
+      minibatch_std_shards=max(1, batch_size // GROUP_SIZE))
 
 
 def training_from_config(config: ml_collections.ConfigDict) -> Training:

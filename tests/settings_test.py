@@ -29,6 +29,15 @@ def test_dtype():
     settings.compute_dtype('float16')
 
 
+def test_formulations():
+  model = base.get_config().model
+  model.formulations = 'tpu'
+  assert settings.generator_from_config(model).compute.fir == 'depthwise'
+  model.formulations = 'abacus'
+  with pytest.raises(UserError, match="model.formulations is 'abacus'"):
+    settings.generator_from_config(model)
+
+
 @pytest.mark.parametrize('batch_size,accepted', [(1, True), (3, True), (4, True), (6, False),
                                                  (32, True)])
 def test_batches_that_groups_of_four_divide(batch_size, accepted):
