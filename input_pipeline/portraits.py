@@ -42,7 +42,8 @@ def find_images(data_dir: str) -> list[str]:
   root = _SAMPLES_DIR if str(data_dir) == SAMPLES else pathlib.Path(data_dir).expanduser()
   if not root.exists():
     raise UserError(
-        f"the image folder {str(data_dir)!r} does not exist; give an existing folder or '{SAMPLES}'")
+        f'the image folder {str(data_dir)!r} does not exist; give an existing folder or '
+        f'{SAMPLES!r}')
   if not root.is_dir():
     raise UserError(f'{str(data_dir)!r} is a file; give the folder that holds the images')
   files = []

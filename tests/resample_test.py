@@ -69,7 +69,8 @@ def test_every_form_is_the_same_function_to_second_order(size, up, down):
   # The general filter path knows nothing of the fast forms.
   fir = resample.fir_filter()
   expected_value = resample.resample_conv(x, kernel, up, down, fir)
-  expected = run(x, kernel, up, down, Compute(jnp.float32, 'depthwise', 'dilated', 'strided', 'xla'))
+  plain = Compute(jnp.float32, 'depthwise', 'dilated', 'strided', 'xla')
+  expected = run(x, kernel, up, down, plain)
   assert reference.relative_error(expected[0], expected_value) <= 1e-5
   relevant = {(c.fir, c.upsample_conv if up == 2 else '', c.downsample_conv if down == 2 else '',
                c.weight_gradient): c for c in (FORMS if size == 3 else (FORMS[0], FORMS[-1]))}
