@@ -28,6 +28,7 @@ from mat_jax.generator import Generator
 FOLDER = 'eval'
 MODEL, BASELINE = 'MAT', 'mean colour'
 PICTURE_ROWS = 6
+_SHOWN_SIDE = 128  # smaller pictures are enlarged to it
 
 Arrays = dict[str, np.ndarray]
 
@@ -112,7 +113,7 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
     variables: its params and buffers.
     config: see `configs/base.py`; uses `data`, `eval` and `data_dir`.
     split: part of the images.
-    pictures: how many pairs to return as pictures.
+    pictures: how many images to return, each with its first mask.
 
   Returns:
     {system: {metric: [images, masks]}} for MAT and the baseline, and pictures
@@ -133,10 +134,11 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
     for system, values in out['metrics'].items():
       for name, value in values.items():
         metrics.setdefault(system, {}).setdefault(name, []).append(value[valid])
-    if sum(len(part['image']) for part in shown) < pictures:
-      local = {'image': batch['image'], 'mask': batch['mask']}
-      shown.append({name: value[valid] for name, value in (
-          {**{k: _gather(v, mesh) for k, v in local.items()}, **out['pictures']}).items()})
+    # One pair of every image, lest the picture shows one portrait many times.
+    first = valid & (_gather(batch['mask_index'], mesh) == 0)
+    if sum(len(part['image']) for part in shown) < pictures and first.any():
+      inputs = {name: _gather(batch[name], mesh) for name in ('image', 'mask')}
+      shown.append({name: value[first] for name, value in (inputs | out['pictures']).items()})
   masks = config.eval.masks_per_image
   table = {system: {name: np.concatenate(parts).reshape(-1, masks)
                     for name, parts in values.items()} for system, values in metrics.items()}
@@ -192,9 +194,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
   tables.write_json(report, os.path.join(folder, 'metrics.json'))
   tables.write_markdown(report, os.path.join(folder, 'metrics.md'))
   picture = os.path.join(folder, 'comparison.png')
-  image_grid.write_png(picture, image_grid.grid(
-      [pictures['image'] * pictures['mask'], pictures[BASELINE], pictures['result'],
-       pictures['image']]))
+  comparison = image_grid.grid([pictures['image'] * pictures['mask'], pictures[BASELINE],
+                                pictures['result'], pictures['image']])
+  image_grid.write_png(picture, image_grid.enlarge(comparison, _SHOWN_SIDE // generator.resolution))
   _write_events(report, pictures, folder)
   logging.info('Evaluated step %d (%s).', checkpoint.step, checkpoint.path)
   print(tables.markdown(report))

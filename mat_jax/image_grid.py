@@ -28,6 +28,11 @@ def grid(columns: Sequence[np.ndarray]) -> np.ndarray:
   return rows.reshape(-1, *rows.shape[2:])[:-gap, :-gap]
 
 
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+  """Repeats pixels; factors under 2 change nothing."""
+  return image if factor < 2 else image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def write_png(path: str, image: np.ndarray) -> None:
   """Writes uint8 [H, W, 3] beside `path` and renames it there."""
   part = path + '.part'

@@ -21,7 +21,7 @@ def test_writes_json_markdown_events_and_a_picture(trained, capsys):
   assert psnr['n'] == 5 and psnr['low'] <= psnr['mean'] <= psnr['high']
   printed = capsys.readouterr().out
   assert '| mean colour |' in printed and 'comparison.png' in printed
-  assert Image.open(os.path.join(folder, 'comparison.png')).size == (4 * 65 - 1, 6 * 65 - 1)
+  assert Image.open(os.path.join(folder, 'comparison.png')).size == (2 * (4 * 65 - 1), 2 * (5 * 65 - 1))
   assert any(name.startswith('events') for name in os.listdir(folder))
 
 
@@ -34,6 +34,7 @@ def test_the_result_does_not_depend_on_the_batch(trained):
   config.eval.batch_size = 3
   second, pictures = evaluate.run(generator, found.variables, config, config.eval.split, 2)
   assert first['MAT']['psnr'].shape == (5, 2) and len(pictures['image']) == 2
+  assert np.any(pictures['image'][0] != pictures['image'][1])
   for system, metrics in first.items():
     for name, values in metrics.items():
       np.testing.assert_allclose(second[system][name], values, rtol=1e-3, err_msg=name)
