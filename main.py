@@ -58,7 +58,11 @@ def parse_flags(argv: list[str]) -> list[str]:
   logging.get_absl_handler().addFilter(_is_wanted)
   try:
     flags.mark_flags_as_required(['config', 'workdir'])
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    path = config_flags.get_config_filename(flags.FLAGS['config'])
+    if not os.path.isfile(path):
+      raise OSError(f'the config file {path} does not exist; configs/ holds some to choose from')
+    return rest
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
     sys.exit(EXIT_CODE)
