@@ -37,7 +37,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=python3.12"; exit 2; }
+	  { echo "error: $(PYTHON) is missing or older than Python 3.11; name another with PYTHON=..."; exit 2; }
 	test -x $(RUN) || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --upgrade --quiet pip
 	$(RUN) -m pip install --quiet -e '.[$(EXTRAS)]'
