@@ -1,7 +1,7 @@
 """How the networks compute: the dtype, and the form of the heavy operations.
 
-CPU and TPU want opposite forms of the same functions (docs/performance.md has
-the measurements), so the choice is made once, here, and handed down to every
+CPU and TPU want opposite forms of the same functions (docs/performance.md lists
+them), so the choice is made once, here, and handed down to every
 layer as one immutable value.
 """
 
