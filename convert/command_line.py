@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import logging as python_logging
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -11,6 +12,8 @@ from mat_jax.errors import EXIT_CODE
 
 def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   """Runs `main` with the parsed command line; a mistake in it is exit code 2.
+
+  SIGTERM ends the program as an exception does, so that nothing half-written stays.
 
   Args:
     main: function of what is left of the command line.
@@ -28,7 +31,15 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
     except SystemExit:
       sys.exit(0)  # absl ends --help with 1
 
+  sys.unraisablehook = _unraisable
+  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
   app.run(main, flags_parser=parse_flags)
+
+
+def _unraisable(found: 'sys.UnraisableHookArgs') -> None:
+  """Keeps back what Orbax's writing threads raise after another of them has failed."""
+  if str(found.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(found)
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:

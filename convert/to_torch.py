@@ -119,9 +119,10 @@ def _restore(source: str, network: str) -> Tree:
   """Variables of a network of a checkpoint."""
   if network == 'G_ema':
     return checkpoint.restore_ema(source).variables
-  start = checkpoint.restore_networks(source)
   if network == 'G':
-    return {'params': start.networks['g_params'], 'buffers': start.networks['g_buffers']}
+    found = checkpoint.restore_networks(source, ('g_params', 'g_buffers')).networks
+    return {'params': found['g_params'], 'buffers': found['g_buffers']}
+  start = checkpoint.restore_networks(source, ('d_params',))
   if 'd_params' not in start.networks:
     raise UserError(f'{start.path} has no discriminator')
   return {'params': start.networks['d_params']}

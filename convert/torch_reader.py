@@ -62,7 +62,7 @@ _SMALL_FILE = 64 << 20  # bytes
 _PERSISTENT_CLASS = 'torch_utils.persistence._reconstruct_persistent_obj'
 _STORAGE_BYTES = 'torch.storage._load_from_bytes'
 _TENSOR_OF_UNTYPED = 'torch._utils._rebuild_tensor_v3'  # gives the dtype itself
-_TENSORS = {'torch._utils._rebuild_tensor_v2', _TENSOR_OF_UNTYPED}
+_TENSORS = {'torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2', _TENSOR_OF_UNTYPED}
 _PARAMETERS = {'torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state',
                'torch.nn.parameter.Parameter'}
 _MODULES = {f'torch.nn.modules.{name}' for name in (
@@ -213,8 +213,20 @@ def _unwrap(tree: Any) -> Any:
 def _mapping(node: Any) -> dict[Any, Any] | None:
   """The items of a dict or of one of its subclasses, None for anything else."""
   if isinstance(node, Call) and node.callee in _DICTS:
-    return node.items or {}
+    return _argument_items(node.args) | (node.items or {})
   return node if isinstance(node, dict) else None
+
+
+def _argument_items(args: tuple[Any, ...]) -> dict[Any, Any]:
+  """Items in the form [[key, value], ...], as Python 2 stored an OrderedDict."""
+  match args:
+    case ([*pairs],) if all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+        for pair in pairs):
+      return {name: node for name, node in pairs}
+    case ():
+      return {}
+  raise FormatError('has a damaged dict')
 
 
 def _is_module(node: Any) -> bool:

@@ -7,7 +7,7 @@ enough to build the networks). Orbax writes beside and renames, so an
 interrupted save leaves no step behind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import json
 import os
@@ -181,7 +181,7 @@ def restore_ema(path: str) -> EmaCheckpoint:
   """
   step = find_step(path)
   meta = read_meta(step)
-  ema = _restore_item(step, 'ema')
+  ema = _restore_item(step, 'ema', _EMA_FIELDS)
   return EmaCheckpoint(
       step=meta['step'], model=ml_collections.ConfigDict(meta['model']),
       images_seen=meta['images_seen'], path=step,
@@ -204,11 +204,13 @@ class StartingPoint:
   path: str
 
 
-def restore_networks(path: str) -> StartingPoint:
+def restore_networks(path: str,
+                     fields: Collection[str] = _NETWORK_FIELDS + _EMA_FIELDS) -> StartingPoint:
   """Reads the networks of a trained or converted checkpoint.
 
   Args:
     path: see `find_step`.
+    fields: of `TrainState`, which to read; the rest stays on the disk.
 
   Returns:
     The networks without optimiser states, on the first local device.
@@ -218,24 +220,29 @@ def restore_networks(path: str) -> StartingPoint:
   """
   step = find_step(path)
   converted = os.path.isdir(os.path.join(step, 'networks'))
-  found = _restore_item(step, 'networks' if converted else 'training')
-  networks = {name: found[name] for name in _NETWORK_FIELDS if name in found}
-  networks.update(_restore_item(step, 'ema'))
+  item = 'networks' if converted else 'training'
+  networks = _restore_item(step, item, [name for name in _NETWORK_FIELDS if name in fields])
+  networks |= _restore_item(step, 'ema', [name for name in _EMA_FIELDS if name in fields])
   return StartingPoint(read_meta(step)['model'], networks, step)
 
 
-def _restore_item(step: str, item: str) -> dict[str, Tree]:
-  """One item of a step directory, whatever its tree, on the first local device."""
+def _restore_item(step: str, item: str, fields: Collection[str]) -> dict[str, Tree]:
+  """Those of the fields that an item of a step directory has, on the first local device."""
   path = os.path.join(step, item)
   logging.info('Reading %s.', path)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       shapes = checkpointer.metadata(path)
-      shapes = getattr(shapes, 'item_metadata', shapes)
+      shapes = dict(getattr(shapes, 'item_metadata', shapes))
       like = jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), dict(shapes))
-      return checkpointer.restore(path, like)
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+          {name: shapes[name] for name in fields if name in shapes})
+      if not like:
+        return {}
+      return checkpointer.restore(path, args=ocp.args.PyTreeRestore(
+          item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+          partial_restore=True))
   except (OSError, ValueError, KeyError, TypeError) as error:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     raise UserError(f'the checkpoint {path} cannot be read ({reason}); it may be incomplete, '

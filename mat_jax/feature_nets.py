@@ -1,11 +1,15 @@
-"""VGG16 and VGG19 (Simonyan & Zisserman 2015, table 1, columns D and E) as feature extractors.
+"""VGG and AlexNet as feature extractors.
+
+VGG16 and VGG19 are columns D and E in table 1 of Simonyan & Zisserman 2015; AlexNet
+is the single-column one of Krizhevsky (arXiv 1404.5997), as torchvision has it.
 
 Pure functions over a dict of parameters {'conv1_1': {'kernel', 'bias'}, ...},
-kernels [3, 3, in, out], images NHWC. The widths are those of the parameters.
-`convert.feature_nets` reads the published weights.
+kernels [height, width, in, out], images NHWC. The widths are those of the
+parameters. `convert.feature_nets` reads the published weights.
 
-A layer is named by its block and its position in the block: 'conv4_3' is the
-output of that convolution, 'relu4_3' the same after the ReLU.
+A layer of VGG is named by its block and its position in the block: 'conv4_3' is the
+output of that convolution, 'relu4_3' the same after the ReLU. AlexNet's are 'conv1' to
+'conv5' and 'relu1' to 'relu5'.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +22,7 @@ Params = Mapping[str, Mapping[str, jax.Array]]
 
 # Convolutions in each of the five blocks; 2x2 max pooling lies between blocks.
 _BLOCKS = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}
+ALEXNET_LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -100,6 +105,32 @@ def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], netwo
   return features
 
 
+def alexnet_features(params: Params, images: jax.Array,
+                     dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+  """Activations of AlexNet after each of its ReLUs.
+
+  Args:
+    params: {'conv1': {'kernel': [11, 11, 3, out], 'bias': [out]}, ...}. Inside
+      `jax.jit` pass it as an argument.
+    images: [N, H, W, 3], normalised; H and W at least 63.
+    dtype: dtype of the computation and of the result.
+
+  Returns:
+    {'relu1': [N, h, w, C], ..., 'relu5': ...}; sides about H / 4, H / 8, then
+    H / 16.
+  """
+  features = {}
+  x = images.astype(dtype)
+  for layer in ALEXNET_LAYERS:
+    if layer in ('conv2', 'conv3'):
+      x = _max_pool(x, side=3)
+    x = (_conv(params[layer], x, dtype, stride=4, padding=((2, 2), (2, 2)))
+         if layer == 'conv1' else _conv(params[layer], x, dtype))
+    x = jax.nn.relu(x)
+    features[_relu_name(layer)] = x
+  return features
+
+
 def _blocks(network: str) -> tuple[int, ...]:
   if network not in _BLOCKS:
     raise ValueError(f'network is one of {sorted(_BLOCKS)}, got {network!r}')
@@ -110,13 +141,14 @@ def _relu_name(conv: str) -> str:
   return conv.replace('conv', 'relu')
 
 
-def _conv(params: Mapping[str, jax.Array], x: jax.Array, dtype: Any) -> jax.Array:
+def _conv(params: Mapping[str, jax.Array], x: jax.Array, dtype: Any, stride: int = 1,
+          padding: Any = 'SAME') -> jax.Array:
   kernel, bias = (jnp.asarray(params[name], dtype) for name in ('kernel', 'bias'))
   return bias + jax.lax.conv_general_dilated(
-      x, kernel, window_strides=(1, 1), padding='SAME',
+      x, kernel, window_strides=(stride, stride), padding=padding,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
-  window = (1, 2, 2, 1)
-  return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, 'VALID')
+def _max_pool(x: jax.Array, side: int = 2) -> jax.Array:
+  return jax.lax.reduce_window(
+      x, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, 2, 2, 1), 'VALID')

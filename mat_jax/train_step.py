@@ -23,15 +23,16 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Tree = Any
 
-# Metrics of the phases; the last three exist only in steps with R1.
-MAIN_METRICS = (
-    'loss/g', 'loss/g_stage1', 'loss/perceptual', 'loss/l1', 'loss/d', 'loss/d_stage1',
-    'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
-    'signs/fake', 'signs/fake_stage1', 'signs/real', 'signs/real_stage1')
-R1_METRICS = ('loss/r1', 'loss/r1_stage1')
-# Denominators of the two groups.
-STEPS, R1_STEPS = 'count/steps', 'count/r1_steps'
-TOTALS = (*MAIN_METRICS, *R1_METRICS, STEPS, R1_STEPS)
+# Metrics of each phase, by the name under which the steps that had it are counted.
+METRICS = {
+    'count/g_steps': ('loss/g', 'loss/g_stage1', 'loss/perceptual', 'loss/l1'),
+    'count/d_steps': (
+        'loss/d', 'loss/d_stage1', 'logits/fake', 'logits/fake_stage1', 'logits/real',
+        'logits/real_stage1', 'signs/fake', 'signs/fake_stage1', 'signs/real',
+        'signs/real_stage1'),
+    'count/r1_steps': ('loss/r1', 'loss/r1_stage1'),
+}
+TOTALS = tuple(name for count, names in METRICS.items() for name in (count, *names))
 
 
 @flax.struct.dataclass
@@ -194,72 +195,113 @@ def _ema_decay(images_seen: jax.Array, settings: Training) -> jax.Array:
   return 0.5 ** (settings.batch_size / jnp.maximum(half_life, 1e-8))
 
 
+def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.Array,
+                     networks: Networks, settings: Training) -> tuple[TrainState, Metrics]:
+  """Gmain and its step of Adam.
+
+  Args:
+    state: before.
+    features: weights of the feature network.
+    batch: `image` [N, R, R, 3] in [-1, 1] and `mask` [N, R, R, 1].
+    key: for the draws of the pass.
+    networks: modules.
+    settings: of the step.
+
+  Returns:
+    The state with another generator, and metrics.
+  """
+  draws = draw(key, settings.batch_size, settings.style_mixing, networks.generator.resolution)
+  gradients, (metrics, buffers) = jax.grad(generator_loss, has_aux=True)(
+      state.g_params, state.g_buffers, state.d_params, features, batch, draws, networks, settings)
+  optimizer, _ = make_optimizers(settings.optimizer)
+  updates, moments = optimizer.update(gradients, state.g_optimizer)
+  params = optax.apply_updates(state.g_params, updates)
+  return state.replace(g_params=params, g_buffers=buffers, g_optimizer=moments), metrics
+
+
+def update_discriminator(state: TrainState, batch: Batch, key: jax.Array, networks: Networks,
+                         settings: Training) -> tuple[TrainState, Metrics]:
+  """Dmain and its step of Adam; arguments and result as of `update_generator`.
+
+  The generator's pass also moves its `w_avg`.
+  """
+  draws = draw(key, settings.batch_size, settings.style_mixing, networks.generator.resolution)
+  image, stage1, buffers = generate(
+      networks, state.g_params, state.g_buffers, batch, draws, settings)
+  gradients, metrics = jax.grad(discriminator_loss, has_aux=True)(
+      state.d_params, image, stage1, batch, networks)
+  return _apply_to_discriminator(state, gradients, settings).replace(g_buffers=buffers), metrics
+
+
+def regularize_discriminator(state: TrainState, batch: Batch, networks: Networks,
+                             settings: Training) -> tuple[TrainState, Metrics]:
+  """Dreg and its step of Adam, in every `settings.r1_interval`-th step."""
+  def apply(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    gradients, metrics = jax.grad(r1_loss, has_aux=True)(
+        state.d_params, batch, networks, settings)
+    return (_apply_to_discriminator(state, gradients, settings),
+            {**metrics, 'count/r1_steps': jnp.float32(1.0)})
+
+  def leave(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    del batch
+    return state, {name: jnp.float32(0.0)
+                   for name in ('count/r1_steps', *METRICS['count/r1_steps'])}
+
+  return jax.lax.cond(state.step % settings.r1_interval == 0, apply, leave, state, batch)
+
+
+def _apply_to_discriminator(state: TrainState, gradients: Tree, settings: Training) -> TrainState:
+  _, optimizer = make_optimizers(settings.optimizer)
+  updates, moments = optimizer.update(gradients, state.d_optimizer)
+  return state.replace(
+      d_params=optax.apply_updates(state.d_params, updates), d_optimizer=moments)
+
+
+def _move_average(state: TrainState, settings: Training) -> TrainState:
+  decay = _ema_decay(state.images_seen, settings)
+  ema = jax.tree.map(lambda p, e: p + decay * (e - p), state.g_params, state.ema_params)
+  return state.replace(ema_params=ema, ema_buffers=state.g_buffers)
+
+
 def make_train_step(
-    networks: Networks,
-    settings: Training) -> Callable[[TrainState, Tree, Batch], TrainState]:
+    networks: Networks, settings: Training,
+    freeze_generator: bool = False) -> Callable[[TrainState, Tree, Batch], TrainState]:
   """The step as a function of (state, features, batch).
 
   `features` are the weights of the feature network (an argument, so that they
   do not become constants of the program); batch holds `image` [N, R, R, 3] in
   [-1, 1] and `mask` [N, R, R, 1].
+
+  Args:
+    networks: modules.
+    settings: of the step.
+    freeze_generator: leaves out Gmain, so that a fresh discriminator can catch up;
+      the generator, its buffers and its average stay as they are.
+
+  Returns:
+    The step, to be compiled.
   """
-  g_optimizer, d_optimizer = make_optimizers(settings.optimizer)
-  resolution = networks.generator.resolution
-
-  def draw_pass(key: jax.Array) -> Draws:
-    return draw(key, settings.batch_size, settings.style_mixing, resolution)
-
-  def update_g(state: TrainState, features: Tree, batch: Batch,
-               key: jax.Array) -> tuple[TrainState, Metrics]:
-    gradients, (metrics, buffers) = jax.grad(generator_loss, has_aux=True)(
-        state.g_params, state.g_buffers, state.d_params, features, batch, draw_pass(key),
-        networks, settings)
-    updates, optimizer = g_optimizer.update(gradients, state.g_optimizer)
-    params = optax.apply_updates(state.g_params, updates)
-    return state.replace(g_params=params, g_buffers=buffers, g_optimizer=optimizer), metrics
-
-  def update_d(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-    image, stage1, buffers = generate(
-        networks, state.g_params, state.g_buffers, batch, draw_pass(key), settings)
-    gradients, metrics = jax.grad(discriminator_loss, has_aux=True)(
-        state.d_params, image, stage1, batch, networks)
-    return apply_d(state, gradients).replace(g_buffers=buffers), metrics
-
-  def apply_d(state: TrainState, gradients: Tree) -> TrainState:
-    updates, optimizer = d_optimizer.update(gradients, state.d_optimizer)
-    return state.replace(
-        d_params=optax.apply_updates(state.d_params, updates), d_optimizer=optimizer)
-
-  def regularize_d(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    gradients, metrics = jax.grad(r1_loss, has_aux=True)(
-        state.d_params, batch, networks, settings)
-    return apply_d(state, gradients), {**metrics, R1_STEPS: jnp.float32(1.0)}
-
-  def leave_d(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    del batch
-    return state, {name: jnp.float32(0.0) for name in (*R1_METRICS, R1_STEPS)}
-
   def step(state: TrainState, features: Tree, batch: Batch) -> TrainState:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     g_key, d_key = jax.random.split(key)
-    state, g_metrics = update_g(state, features, batch, g_key)
-    state, d_metrics = update_d(state, batch, d_key)
-    state, r1_metrics = jax.lax.cond(
-        state.step % settings.r1_interval == 0, regularize_d, leave_d, state, batch)
-    decay = _ema_decay(state.images_seen, settings)
-    ema = jax.tree.map(lambda p, e: p + decay * (e - p), state.g_params, state.ema_params)
-    metrics = {**g_metrics, **d_metrics, **r1_metrics, STEPS: jnp.float32(1.0)}
+    metrics = dict.fromkeys(TOTALS, jnp.float32(0.0))
+    buffers = state.g_buffers
+    if not freeze_generator:
+      state, g_metrics = update_generator(state, features, batch, g_key, networks, settings)
+      metrics |= {**g_metrics, 'count/g_steps': jnp.float32(1.0)}
+    state, d_metrics = update_discriminator(state, batch, d_key, networks, settings)
+    state, r1_metrics = regularize_discriminator(state, batch, networks, settings)
+    metrics |= {**d_metrics, 'count/d_steps': jnp.float32(1.0), **r1_metrics}
+    state = (state.replace(g_buffers=buffers) if freeze_generator
+             else _move_average(state, settings))
     return state.replace(
         step=state.step + 1, images_seen=state.images_seen + settings.batch_size,
-        ema_params=ema, ema_buffers=state.g_buffers,
         totals={name: state.totals[name] + value for name, value in metrics.items()})
 
   return step
 
 
 def report(totals: dict[str, Any]) -> dict[str, float]:
-  """Means of the summed metrics; without a step with R1 its penalties are left out."""
-  means = {name: float(totals[name]) / max(1.0, float(totals[STEPS])) for name in MAIN_METRICS}
-  if totals[R1_STEPS]:
-    means.update({name: float(totals[name]) / float(totals[R1_STEPS]) for name in R1_METRICS})
-  return means
+  """Means of the summed metrics; those of phases that did not occur are left out."""
+  return {name: float(totals[name]) / float(totals[count])
+          for count, names in METRICS.items() if totals[count] for name in names}

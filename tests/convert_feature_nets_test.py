@@ -1,20 +1,35 @@
-"""Reading VGG weights: names, checksums, and pickles that try to run code."""
+"""Weights of feature networks: names, layouts, checksums."""
 
+import dataclasses
 import hashlib
 import importlib.util
-import os
-import pathlib
-import pickle
+import re
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert import feature_nets
-from convert.feature_nets import load_vgg, read_array_pickle, vgg_params_from_state_dict
+from convert import weight_files
+from convert.feature_nets import (
+    alexnet_params_from_state_dict,
+    inception_params_from_state_dict,
+    load_alexnet,
+    load_inception,
+    load_vgg,
+    vgg_params_from_state_dict,
+)
 from mat_jax.errors import UserError
-from mat_jax.feature_nets import conv_names, imagenet_normalize, vgg_features
+from mat_jax.feature_nets import (
+    ALEXNET_LAYERS,
+    alexnet_features,
+    conv_names,
+    imagenet_normalize,
+    vgg_features,
+)
+from mat_jax.inception import convolution_shapes
+from tests import fill, reference
 
 # Positions of the convolutions in torchvision's `features`.
 INDICES = {'vgg16': (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
@@ -91,97 +106,130 @@ def test_package_not_installed(monkeypatch):
     load_vgg()
 
 
-def test_vgg19_file(tmp_path, monkeypatch):
-  state_dict = narrow_state_dict('vgg19')
-  path = tmp_path / 'vgg19.pth'
+def accept(monkeypatch, network, path):
+  """Lets a small file pass for the published one."""
+  start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+  published = dataclasses.replace(weight_files.PUBLISHED[network], sha256_starts=(start,))
+  monkeypatch.setitem(weight_files.PUBLISHED, network, published)
+
+
+@pytest.mark.parametrize('network', INDICES)
+def test_vgg_file(tmp_path, monkeypatch, network):
+  state_dict = narrow_state_dict(network)
+  path = tmp_path / 'weights.pth'
   save_file(state_dict, path)
   checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-  with pytest.raises(UserError, match=f'{path}.*vgg19-dcbb9e9d.pth.*dcbb9e9d.*{checksum[:8]}'):
+  with pytest.raises(UserError, match=f'{path}.*vgg19-dcbb9e9d.pth.*{checksum[:8]}.*dcbb9e9d'):
     load_vgg(str(path))
-  monkeypatch.setattr(feature_nets, '_VGG19_SHA256', checksum[:8])
-  network, params = load_vgg(str(path))
-  assert network == 'vgg19'
-  np.testing.assert_array_equal(params['conv5_4']['bias'], state_dict['features.34.bias'])
+  accept(monkeypatch, network, path)
+  found, params = load_vgg(str(path))
+  assert found == network
+  last = f'conv5_{4 if network == "vgg19" else 3}'
+  np.testing.assert_array_equal(
+      params[last]['bias'], state_dict[f'features.{INDICES[network][-1]}.bias'])
 
 
-def test_missing_file(tmp_path):
+def alexnet_state_dict():
+  rng = np.random.default_rng(1)
+  shapes = {0: (4, 3, 11, 11), 3: (5, 4, 5, 5), 6: (6, 5, 3, 3), 8: (7, 6, 3, 3), 10: (8, 7, 3, 3)}
+  return {f'features.{i}.{leaf}': rng.normal(size=shape[:1] if leaf == 'bias' else shape).astype(
+      np.float32) for i, shape in shapes.items() for leaf in ('weight', 'bias')}
+
+
+def test_alexnet_file(tmp_path, monkeypatch):
+  state_dict = alexnet_state_dict()
+  path = tmp_path / 'alexnet.pth'
+  save_file(state_dict, path)
+  with pytest.raises(UserError, match='alexnet-owt-7be5be79.pth'):
+    load_alexnet(str(path))
+  accept(monkeypatch, 'alexnet', path)
+  params = load_alexnet(str(path))
+  assert tuple(params) == ALEXNET_LAYERS
+  np.testing.assert_array_equal(params['conv2']['kernel'],
+                                state_dict['features.3.weight'].transpose(2, 3, 1, 0))
+  state_dict['features.3.weight'] = state_dict['features.3.weight'][..., :3]
+  with pytest.raises(UserError, match=r'features\.3\.weight.*\[any, 4, 5, 5\], found .*3\]'):
+    alexnet_params_from_state_dict(state_dict)
+
+
+def test_alexnet_of_the_installed_package():
+  params = load_alexnet()
+  assert params['conv1']['kernel'].shape == (11, 11, 3, 64)
+  features = alexnet_features(params, np.zeros((1, 64, 64, 3), np.float32))
+  assert {name: value.shape[1:] for name, value in features.items()} == {
+      'relu1': (15, 15, 64), 'relu2': (7, 7, 192), 'relu3': (3, 3, 384), 'relu4': (3, 3, 256),
+      'relu5': (3, 3, 256)}
+
+
+@pytest.fixture(scope='module')
+def inception_state_dict():
+  """Zeros of the published shapes."""
+  shapes = reference.load('manifest_inception.json')
+  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def test_inception_normalisation_is_folded_in(inception_state_dict):
+  name = 'Mixed_6b.branch7x7_2'
+  draw = lambda part, *shape: fill.uniform(f'{name}.{part}', shape, 0.5, 2.0)  # noqa: E731
+  values = {f'{name}.conv.weight': draw('w', 128, 128, 1, 7), f'{name}.bn.weight': draw('g', 128),
+            f'{name}.bn.bias': draw('b', 128), f'{name}.bn.running_mean': draw('m', 128),
+            f'{name}.bn.running_var': draw('v', 128), 'Conv2d_1a_3x3.bn.num_batches_tracked':
+            np.int64(3)}
+  params = inception_params_from_state_dict(inception_state_dict | values)
+  assert params.keys() == convolution_shapes().keys() | {'fc'}
+  pixels = draw('x', 7, 128).astype(np.float64)
+  plain = np.einsum('wi,oiw->o', pixels, values[f'{name}.conv.weight'][:, :, 0].astype(np.float64))
+  expected = (plain - values[f'{name}.bn.running_mean']) / np.sqrt(
+      values[f'{name}.bn.running_var'].astype(np.float64) + 1e-3) * values[
+          f'{name}.bn.weight'] + values[f'{name}.bn.bias']
+  found = np.einsum('wi,wio->o', pixels, params[name]['kernel'][0]) + params[name]['bias']
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name,value,message', [
+    ('fc.bias', None, 'lack fc.bias'),
+    ('fc.weight', np.zeros((1000, 2048)), r'fc.weight.*\[1008, 2048\], found \[1000, 2048\]'),
+    ('Mixed_7c.branch_pool.bn.running_var', None, 'lack Mixed_7c.branch_pool.bn.running_var'),
+    ('AuxLogits.fc.weight', np.zeros((1000, 768)), "has|AuxLogits.fc.weight.*torchvision's")])
+def test_another_inception_is_refused(inception_state_dict, name, value, message):
+  state_dict = {key: array for key, array in inception_state_dict.items() if key != name}
+  if value is not None:
+    state_dict[name] = value
+  with pytest.raises(UserError, match=message):
+    inception_params_from_state_dict(state_dict)
+
+
+def test_inception_file(tmp_path, monkeypatch, inception_state_dict):
+  path = tmp_path / 'weights.pth'
+  save_file(inception_state_dict, path)
+  with pytest.raises(UserError, match='inception-2015-12-05-6726825d.pth.*6726825d'):
+    load_inception(str(path))
+  accept(monkeypatch, 'inception', path)
+  assert load_inception(str(path))['fc']['kernel'].shape == (2048, 1008)
+
+
+@pytest.mark.parametrize('read', (load_vgg, load_alexnet, load_inception))
+def test_missing_file(tmp_path, read):
   path = str(tmp_path / 'absent.pth')
-  for read in (load_vgg, read_array_pickle):
-    with pytest.raises(UserError, match=path):
-      read(path)
+  with pytest.raises(UserError, match=path):
+    read(path)
 
 
-@pytest.mark.parametrize('protocol', (3, 4))
-def test_array_pickle(tmp_path, protocol):
-  rng = np.random.default_rng(0)
-  tree = {'a': {'kernel': rng.normal(size=(2, 3)).astype(np.float32),
-                'bias': np.arange(3, dtype='>i4')},
-          'b': np.asfortranarray(rng.normal(size=(4, 3))), 'scalar': np.array(2, np.uint8)}
-  path = tmp_path / 'tree.ckpt'
-  path.write_bytes(pickle.dumps(tree, protocol=protocol))
-  read = read_array_pickle(str(path))
-  assert read.keys() == tree.keys()
-  for expected, found in ((tree['a']['kernel'], read['a']['kernel']),
-                          (tree['a']['bias'], read['a']['bias']),
-                          (tree['b'], read['b']), (tree['scalar'], read['scalar'])):
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == expected.dtype.newbyteorder('=') and found.flags.writeable
+def test_command_line_without_a_network(tmp_path):
+  """Nothing answers at the proxy, as where there is no network."""
+  closed = 'http://127.0.0.1:9'
+  environment = {'PATH': '', 'XDG_CACHE_HOME': str(tmp_path), 'HTTPS_PROXY': closed,
+                 'https_proxy': closed, 'PYTHONPATH': '.'}
 
+  def run(networks):
+    return subprocess.run(
+        [sys.executable, '-m', 'convert.feature_nets', f'--networks={networks}'],
+        capture_output=True, text=True, check=False, env=environment)
 
-class Runs:
-  """Its pickle calls a function on reading."""
-
-  def __init__(self, function, *args):
-    self.reduced = (function, args)
-
-  def __reduce__(self):
-    return self.reduced
-
-
-def test_malicious_pickle_runs_nothing(tmp_path):
-  target = tmp_path / 'executed'
-  path = tmp_path / 'evil.ckpt'
-  attacks = {r'os\.system|posix\.system': Runs(os.system, f'touch {target}'),
-             r'builtins\.exec': Runs(exec, f'open({str(target)!r}, "w")'),
-             r'builtins\.getattr': Runs(pathlib.Path.touch, target)}
-  for name, attack in attacks.items():
-    path.write_bytes(pickle.dumps({'VGG16_0': attack}, protocol=3))
-    with pytest.raises(UserError, match=name):
-      read_array_pickle(str(path))
-    assert not target.exists()
-    # The same file does act on a reader that trusts it.
-    pickle.loads(path.read_bytes())
-    assert target.exists()
-    target.unlink()
-
-
-@pytest.mark.parametrize('tree', (
-    {'a': np.array([{}, None], object)},
-    {'a': np.array(['text'])},
-    {'a': np.zeros(2, [('x', 'f4')])},
-    {'a': [np.zeros(2)]},
-    {'a': 1.0},
-    [np.zeros(2)],
-))
-def test_only_dicts_of_numeric_arrays(tmp_path, tree):
-  path = tmp_path / 'tree.ckpt'
-  path.write_bytes(pickle.dumps(tree, protocol=3))
-  with pytest.raises(UserError, match=str(path)):
-    read_array_pickle(str(path))
-
-
-def test_array_of_a_false_size(tmp_path):
-  path = tmp_path / 'tree.ckpt'
-  data = pickle.dumps({'a': np.zeros((5, 7), np.float32)}, protocol=3)
-  assert data.count(b'K\x05K\x07') == 1
-  path.write_bytes(data.replace(b'K\x05K\x07', b'K\x05K\xff'))
-  with pytest.raises(UserError, match='another size'):
-    read_array_pickle(str(path))
-
-
-@pytest.mark.parametrize('length', (0, 1, 40, 150))
-def test_truncated_pickle(tmp_path, length):
-  path = tmp_path / 'tree.ckpt'
-  path.write_bytes(pickle.dumps({'a': np.zeros(9, np.float32)}, protocol=3)[:length])
-  with pytest.raises(UserError, match=str(path)):
-    read_array_pickle(str(path))
+  result = run('vgg19')
+  assert result.returncode == 2
+  assert re.fullmatch(
+      r'error: the vgg19 weights are not here and cannot be downloaded \(ProxyError\); get '
+      rf'https://\S+/vgg19-dcbb9e9d.pth elsewhere and put it at {tmp_path}/\S+dcbb9e9d.pth\n',
+      result.stderr)
+  assert run('resnet').stderr.startswith("error: there is no network 'resnet'; choose of vgg19")

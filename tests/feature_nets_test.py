@@ -1,4 +1,4 @@
-"""VGG forward passes against plain NumPy, on narrow networks."""
+"""VGG and AlexNet forward passes against plain NumPy, on narrow networks."""
 
 import jax
 import jax.numpy as jnp
@@ -123,3 +123,32 @@ def test_unknown_names():
     feature_nets.vgg_features(narrow_params('vgg16'), images, ('conv4_4',), 'vgg16')
   with pytest.raises(ValueError, match='vgg11'):
     feature_nets.perceptual_layers('vgg11')
+
+
+def plain_conv(x, kernel, bias, stride, padding):
+  x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  side = kernel.shape[0]
+  windows = np.lib.stride_tricks.sliding_window_view(x, (side, side), (1, 2))
+  return bias + np.einsum('nyxchw,hwco->nyxo', windows[:, ::stride, ::stride], kernel)
+
+
+def test_alexnet_against_numpy():
+  params, channels = {}, 3
+  for name, side, width in zip(feature_nets.ALEXNET_LAYERS, (11, 5, 3, 3, 3), WIDTHS, strict=True):
+    params[name] = {
+        'kernel': fill.normal(name + '.kernel', (side, side, channels, width)) / np.sqrt(
+            side**2 * channels),
+        'bias': 0.1 * fill.normal(name + '.bias', (width,))}
+    channels = width
+  images = fill.normal('feature_nets/images', (2, 70, 65, 3))
+  with jax.default_matmul_precision('float32'):
+    features = jax.jit(feature_nets.alexnet_features)(params, images)
+  x = images.astype(np.float64)
+  for name in feature_nets.ALEXNET_LAYERS:
+    if name in ('conv2', 'conv3'):
+      windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+      x = windows[:, ::2, ::2].max((-2, -1))
+    stride, padding = {'conv1': (4, 2), 'conv2': (1, 2)}.get(name, (1, 1))
+    x = np.maximum(0, plain_conv(x, params[name]['kernel'], params[name]['bias'], stride, padding))
+    found = features[name.replace('conv', 'relu')]
+    np.testing.assert_allclose(found, x, rtol=0, atol=1e-5 * np.abs(x).max(), err_msg=name)

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 from flax import traverse_util
 import jax
@@ -361,10 +363,11 @@ def test_full_disk_leaves_nothing(several, tmp_path, monkeypatch, kind):
   assert sorted(os.listdir(tmp_path)) == before
 
 
-def run(*arguments):
-  """The command line, in a process of its own."""
-  return subprocess.run([sys.executable, '-m', *arguments], capture_output=True, text=True,
-                        check=False, cwd=os.path.dirname(os.path.dirname(__file__)))
+def run(*arguments, before='true'):
+  """The command line, in a process of its own, after a shell command."""
+  return subprocess.run(['sh', '-c', f'{before} && exec "$0" -m "$@"', sys.executable, *arguments],
+                        capture_output=True, text=True, check=False,
+                        cwd=os.path.dirname(os.path.dirname(__file__)))
 
 
 def test_command_line(official, tmp_path):
@@ -375,4 +378,19 @@ def test_command_line(official, tmp_path):
   result = run('convert.from_torch', f'--input={tmp_path}/none.pkl', f'--output={tmp_path}/new')
   assert result.returncode == 2
   assert re.fullmatch(r'error: .*none\.pkl cannot be read: No such file.*\n', result.stderr)
+  result = run('convert.from_torch', f'--input={official}', f'--output={tmp_path}/new',
+               before='ulimit -f 400')
+  assert result.returncode == 2
+  assert result.stderr == f'error: {tmp_path}/new cannot be written: File too large\n'
   assert sorted(os.listdir(tmp_path)) == ['converted', 'official.pkl']
+
+
+def test_sigterm_leaves_nothing(official, tmp_path):
+  process = subprocess.Popen(
+      [sys.executable, '-m', 'convert.from_torch', f'--input={official}',
+       f'--output={tmp_path}/converted'], cwd=os.path.dirname(os.path.dirname(__file__)))
+  while process.poll() is None and not list(tmp_path.glob('converted.partial-*')):
+    time.sleep(0.01)
+  process.terminate()
+  assert process.wait(60) == 128 + signal.SIGTERM
+  assert os.listdir(tmp_path) == ['official.pkl']

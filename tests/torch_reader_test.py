@@ -313,6 +313,23 @@ def test_strides_offsets_and_shared_storage(put, pack):
   assert got['whole'] is got['again']
 
 
+def test_files_of_early_versions(put):
+  """As in torchvision's VGGs: `_rebuild_tensor`, and an OrderedDict stored by Python 2."""
+  arrays = {'a': np.float32([[1, 2], [3, 4]]), 'b': np.float32([5])}
+  pairs = [[name, Made('torch._utils', '_rebuild_tensor', (
+      storage(name, array.ravel()), 0, array.shape, (2, 1)[-array.ndim:]))]
+           for name, array in arrays.items()]
+  tree = Made('collections', 'OrderedDict', (pairs,))
+  found = read_networks(put(stream(tree, {name: array.ravel() for name, array in arrays.items()})))
+  assert_same(found['G_ema'].state_dict, arrays)
+
+
+@pytest.mark.parametrize('args', (('a',), ([['a']],), ([['a', 1, 2]],), ([[1, 2]],), ([], [])))
+def test_damaged_ordered_dict(put, args):
+  with pytest.raises(UserError, match='damaged dict'):
+    read_networks(put(dumps(Made('collections', 'OrderedDict', args))))
+
+
 @pytest.mark.parametrize('pack', [archive, stream])
 def test_splits_and_unwraps_dicts(put, pack):
   tree, arrays = state_dict(arrays_of())
@@ -506,7 +523,7 @@ def test_refuses_towers(put):
 
 @pytest.mark.parametrize('wrap, message', [
     (b'\x85', 'neither'), (b'q\x01(h\x01l', 'neither'), (b'q\x01(K\x01h\x01d', 'entry 1'),
-    (b'q\x01h\x00h\x01\x85R', 'without tensors'), (b'q\x01h\x00)Rh\x01b', 'without tensors')])
+    (b'q\x01h\x00h\x01\x85R', 'damaged dict'), (b'q\x01h\x00)Rh\x01b', 'without tensors')])
 def test_deep_nesting_does_not_overflow(put, wrap, message):
   start = b'\x80\x04ccollections\nOrderedDict\nq\x00K\x01'
   with pytest.raises(UserError, match=message):

@@ -32,11 +32,13 @@ def test_style_mixing_cuts_between_the_first_and_the_last_style():
 
 def test_report_divides_by_the_steps_of_each_kind():
   totals = {name: 6.0 for name in train_step.TOTALS}
-  totals |= {train_step.STEPS: 3.0, train_step.R1_STEPS: 2.0}
+  totals |= {'count/g_steps': 3.0, 'count/d_steps': 4.0, 'count/r1_steps': 2.0}
   means = train_step.report(totals)
   assert means['loss/g'] == 2.0 and means['loss/r1'] == 3.0
-  without = train_step.report({**totals, train_step.R1_STEPS: 0.0})
-  assert 'loss/r1' not in without and without['loss/d'] == 2.0
+  without = train_step.report({**totals, 'count/r1_steps': 0.0})
+  assert 'loss/r1' not in without and without['loss/d'] == 1.5
+  frozen = train_step.report({**totals, 'count/g_steps': 0.0})
+  assert 'loss/g' not in frozen and 'loss/d' in frozen
 
 
 @pytest.mark.parametrize('rampup,seen,half_life', [(None, 0, 10_000), (0.05, 20_000, 1000)])

@@ -1,0 +1,74 @@
+"""Reads pickles of NumPy arrays without running anything in them."""
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from convert.safe_pickle import Blob, Call, FormatError, Global, Window, load
+from mat_jax.errors import UserError
+
+# NumPy 1 and 2 spell the module differently.
+_RECONSTRUCT = {'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'}
+_ALLOWED = frozenset({*_RECONSTRUCT, 'numpy.ndarray', 'numpy.dtype'})
+# Type codes as NumPy writes them: floats, signed and unsigned integers.
+_NUMERIC = frozenset(
+    {'f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'})
+_MAX_DEPTH = 4
+
+
+def read_array_pickle(path: str) -> dict[str, Any]:
+  """Reads a pickle of nested dicts of numeric NumPy arrays; nothing in it is run.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The dict, with arrays of their own.
+
+  Raises:
+    UserError: the file is missing or damaged, or holds anything else.
+  """
+  try:
+    with open(path, 'rb') as file:
+      tree = load(Window(file, 0, os.fstat(file.fileno()).st_size), _ALLOWED)
+      if not isinstance(tree, dict):
+        raise FormatError('is not a dict of arrays')
+      return _arrays(tree)
+  except FormatError as error:
+    raise UserError(f'{path} {error}.') from error
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror or error}.') from error
+
+
+def _arrays(node: Any, depth: int = 0) -> Any:
+  """The dicts and arrays that a tree of `convert.safe_pickle` describes."""
+  if depth > _MAX_DEPTH:
+    raise FormatError('nests its dicts too deeply')
+  if isinstance(node, dict):
+    return {name: _arrays(value, depth + 1) for name, value in node.items()}
+  match node:
+    case Call(str(callee), (Global('numpy.ndarray'), *_),
+              (int(), tuple(shape), Call('numpy.dtype') as dtype, bool(fortran), Blob() as data)
+              ) if callee in _RECONSTRUCT:
+      return _array(shape, _dtype(dtype), fortran, data)
+  raise FormatError('holds something other than dicts of numeric arrays')
+
+
+def _dtype(node: Call) -> np.dtype:
+  match node:
+    case Call(_, (str(code), *_), (int(), str(order), *_)) if (
+        code in _NUMERIC and order in ('<', '>', '|', '=')):
+      return np.dtype(code).newbyteorder(order)
+  raise FormatError('holds an array that is not numeric')
+
+
+def _array(shape: tuple[Any, ...], dtype: np.dtype, fortran: bool, data: Blob) -> np.ndarray:
+  # The size is checked before the bytes are read, so a false shape allocates nothing.
+  if not all(type(side) is int and side >= 0 for side in shape) or (
+      math.prod(shape) * dtype.itemsize != data.length):
+    raise FormatError('holds an array of another size than it says')
+  data.file.seek(data.start)
+  array = np.frombuffer(data.file.read(data.length), dtype)
+  return array.reshape(shape, order='F' if fortran else 'C').astype(dtype.newbyteorder('='))
