@@ -12,8 +12,10 @@ import logging as python_logging
 import os
 import sys
 
-# Read by TensorFlow when it is loaded: keep its start-up messages back.
+# Read by TensorFlow when it is loaded: keep its start-up messages back, and take the
+# same arithmetic on every machine.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 # ruff: noqa: E402
 from absl import app, flags, logging
@@ -48,8 +50,9 @@ def main(argv: list[str]) -> None:
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:
-  """Keeps back the dozens of lines that Orbax logs for every checkpoint."""
-  return record.levelno > python_logging.INFO or 'orbax' not in record.pathname
+  """Keeps back what Orbax logs for every checkpoint, and JAX of devices that are not there."""
+  chatty = 'orbax' in record.pathname or 'xla_bridge' in record.pathname
+  return record.levelno > python_logging.INFO or not chatty
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -66,6 +69,8 @@ def parse_flags(argv: list[str]) -> list[str]:
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
     sys.exit(EXIT_CODE)
+  except SystemExit:
+    sys.exit(0)  # absl ends --help with 1
 
 
 if __name__ == '__main__':

@@ -46,11 +46,11 @@ _TORCHVISION = 'https://download.pytorch.org/models/'
 _PYTORCH_FID = 'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
 PUBLISHED = {file.network: file for file in (
     PublishedFile('vgg19', 'vgg19-dcbb9e9d.pth', f'{_TORCHVISION}vgg19-dcbb9e9d.pth',
-                  ('dcbb9e9d',), 'CC BY 4.0'),
+                  ('dcbb9e9d',), 'BSD 3-Clause, trained on ImageNet'),
     PublishedFile('vgg16', 'vgg16-397923af.pth', f'{_TORCHVISION}vgg16-397923af.pth',
-                  ('397923af',), 'CC BY 4.0'),
+                  ('397923af',), 'BSD 3-Clause, trained on ImageNet'),
     PublishedFile('alexnet', 'alexnet-owt-*.pth', f'{_TORCHVISION}alexnet-owt-7be5be79.pth',
-                  ('7be5be79', '4df8aa71'), 'BSD 3-Clause'),
+                  ('7be5be79', '4df8aa71'), 'BSD 3-Clause, trained on ImageNet'),
     PublishedFile('inception', '*inception-2015-12-05-6726825d.pth',
                   f'{_PYTORCH_FID}pt_inception-2015-12-05-6726825d.pth', ('6726825d',),
                   'Apache 2.0'),

@@ -42,3 +42,13 @@ def trained(tmp_path_factory) -> tuple[str, ml_collections.ConfigDict]:
   config = tiny_config()
   train.train(config, workdir)
   return workdir, config
+
+
+@pytest.fixture
+def put(tmp_path):
+  """Writes bytes to a file whose name says nothing about what is in it."""
+  def write(data):
+    path = tmp_path / 'checkpoint.bin'
+    path.write_bytes(data)
+    return path
+  return write

@@ -41,3 +41,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(outcomes, name):
   assert _CASES[name][1] in message[0]
   assert 'Traceback' not in output
   assert not os.path.exists(workdir)
+
+
+def test_help():
+  result = subprocess.run([sys.executable, 'main.py', '--help'], cwd=_ROOT, capture_output=True,
+                          text=True, check=False)
+  assert result.returncode == 0
+  assert '--mode: <train|eval|inpaint>' in result.stdout

@@ -15,7 +15,7 @@ from convert.torch_reader import read_networks
 from mat_jax.errors import UserError
 from tests import from_torch_test as source
 from tests import reference
-from tests import torch_reader_test as files
+from tests import torch_files as files
 
 _NOISE = ('.noise_const', '.noise_strength')
 _MODULES = {'G': (source.GENERATOR, 1), 'D': (source.DISCRIMINATOR, 2),

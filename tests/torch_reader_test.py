@@ -1,13 +1,6 @@
-"""Tests of `convert.torch_reader` and `convert.safe_pickle`.
-
-The files are written here operation by operation: no torch, and no stand-ins for it
-in `sys.modules`.
-"""
+"""Reading checkpoints; the files are written by `tests.torch_files`."""
 
 import io
-import os
-import pickle
-import struct
 import time
 import tracemalloc
 import zipfile
@@ -20,229 +13,29 @@ from safetensors.numpy import save_file
 from convert import torch_reader
 from convert.torch_reader import read_networks
 from mat_jax.errors import UserError
+from tests.torch_files import (
+    KINDS,
+    Made,
+    Persistent,
+    Ref,
+    archive,
+    arrays_of,
+    assert_same,
+    dumps,
+    module,
+    network,
+    official,
+    official_tensor,
+    ordered,
+    small_file,
+    state_dict,
+    state_of,
+    storage,
+    stream,
+    tensor,
+)
 
-_KINDS = {'float16': 'Half', 'bfloat16': 'BFloat16', 'float32': 'Float', 'float64': 'Double',
-          'int8': 'Char', 'int16': 'Short', 'int32': 'Int', 'int64': 'Long', 'uint8': 'Byte',
-          'bool': 'Bool', 'complex64': 'ComplexFloat'}
 _FORMATS = ('official', 'zip', 'stream', 'safetensors')
-
-
-class Ref:
-  """A global."""
-
-  def __init__(self, module, name):
-    self.module, self.name = module, name
-
-
-class Made:
-  """The result of a call, then BUILD with `state` and SETITEMS with `items`."""
-
-  def __init__(self, module, name, args=(), state=None, items=None, operation=pickle.REDUCE):
-    self.ref, self.args, self.operation = Ref(module, name), args, operation
-    self.state, self.items = state, items
-
-
-class Persistent:
-  """A persistent id."""
-
-  def __init__(self, value):
-    self.value = value
-
-
-def dumps(value, protocol=3):
-  """A pickle of plain values and of the classes above."""
-  out, memo = io.BytesIO(), {}
-  out.write(pickle.PROTO + bytes([protocol]))
-  _emit(out, value, protocol, memo)
-  out.write(pickle.STOP)
-  return out.getvalue()
-
-
-def _emit(out, value, protocol, memo):
-  emit = lambda part: _emit(out, part, protocol, memo)  # noqa: E731
-  if isinstance(value, str):
-    text = value.encode()
-    out.write(pickle.BINUNICODE + struct.pack('<I', len(text)) + text)
-  elif isinstance(value, bytes):
-    out.write(pickle.BINBYTES + struct.pack('<I', len(value)) + value)
-  elif isinstance(value, tuple | list):
-    out.write(pickle.MARK)
-    for part in value:
-      emit(part)
-    out.write(pickle.TUPLE if isinstance(value, tuple) else pickle.LIST)
-  elif isinstance(value, dict):
-    out.write(pickle.EMPTY_DICT)
-    _emit_items(out, value, emit)
-  elif isinstance(value, Ref):
-    if protocol < 4:
-      out.write(pickle.GLOBAL + f'{value.module}\n{value.name}\n'.encode())
-    else:
-      emit(value.module)
-      emit(value.name)
-      out.write(pickle.STACK_GLOBAL)
-  elif isinstance(value, Persistent):
-    emit(value.value)
-    out.write(pickle.BINPERSID)
-  elif isinstance(value, Made):
-    _emit_made(out, value, emit, memo)
-  else:  # None, bool, int, float: as pickle writes them, without its header and end
-    out.write(pickle.dumps(value, 2)[2:-1])
-
-
-def _emit_items(out, items, emit):
-  out.write(pickle.MARK)
-  for key, part in items.items():
-    emit(key)
-    emit(part)
-  out.write(pickle.SETITEMS)
-
-
-def _emit_made(out, value, emit, memo):
-  if id(value) in memo:
-    out.write(pickle.LONG_BINGET + struct.pack('<I', memo[id(value)]))
-    return
-  emit(value.ref)
-  emit(value.args)
-  out.write(value.operation)
-  memo[id(value)] = len(memo)
-  out.write(pickle.LONG_BINPUT + struct.pack('<I', memo[id(value)]))
-  if value.state is not None:
-    emit(value.state)
-    out.write(pickle.BUILD)
-  if value.items:
-    _emit_items(out, value.items, emit)
-
-
-def ordered(items):
-  return Made('collections', 'OrderedDict', items=items)
-
-
-def storage(key, array, location='cpu'):
-  kind = Ref('torch', _KINDS[array.dtype.name] + 'Storage')
-  return Persistent(('storage', kind, key, location, array.size))
-
-
-def stream(tree, arrays, protocol=2):
-  """The older torch.save format; `arrays` holds the storages by key."""
-  system = {'protocol_version': 1001, 'little_endian': True, 'type_sizes': {'int': 4}}
-  parts = [dumps(part, protocol)
-           for part in (0x1950a86a20f9469cfc6c, 1001, system, tree, sorted(arrays))]
-  for _, array in sorted(arrays.items()):
-    parts += [struct.pack('<q', array.size), array.tobytes()]
-  return b''.join(parts)
-
-
-def archive(tree, arrays, protocol=2, byteorder='little', compression=zipfile.ZIP_STORED):
-  """The zip format of torch.save."""
-  out = io.BytesIO()
-  with zipfile.ZipFile(out, 'w', compression) as file:
-    file.writestr('model/data.pkl', dumps(tree, protocol))
-    file.writestr('model/byteorder', byteorder)
-    for key, array in arrays.items():
-      file.writestr(f'model/data/{key}', array.tobytes())
-    file.writestr('model/version', '3\n')
-  return out.getvalue()
-
-
-def tensor(storage_node, size, stride=None, offset=0):
-  if stride is None:
-    stride = tuple(int(np.prod(size[i + 1:])) for i in range(len(size)))
-  return Made('torch._utils', '_rebuild_tensor_v2',
-              (storage_node, offset, tuple(size), stride, False, ordered({})))
-
-
-def official_tensor(array, location='cpu', parameter=True):
-  data = stream(storage('94', array.ravel(), location), {'94': array.ravel()})
-  node = tensor(Made('torch.storage', '_load_from_bytes', (data,)), array.shape)
-  if not parameter:
-    return node
-  return Made('torch._utils', '_rebuild_parameter', (node, True, ordered({})))
-
-
-def state_of(parameters=None, buffers=None, children=None, **attributes):
-  return {'training': False, '_parameters': ordered(parameters or {}),
-          '_buffers': ordered(buffers or {}), '_modules': ordered(children or {}),
-          '_non_persistent_buffers_set': Made('builtins', 'set', ([],)),
-          '_backward_hooks': ordered({}), **attributes}
-
-
-def module(class_name, state, source='# source\n'):
-  meta = {'type': 'class', 'version': 6, 'module_src': source, 'class_name': class_name,
-          'state': state}
-  return Made('torch_utils.persistence', '_reconstruct_persistent_obj', (meta,))
-
-
-def arrays_of(seed=0):
-  """What the networks below hold, by PyTorch name."""
-  rng = np.random.default_rng(seed)
-  return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (
-      ('w_avg', (6,)), ('mapping.fc0.weight', (4, 5)), ('mapping.fc0.bias', (4,)),
-      ('synthesis.blocks.0.weight', (2, 3, 1, 2)), ('synthesis.blocks.1.strength', ()))}
-
-
-def network(arrays, location='cpu', source='# source\n'):
-  """A module tree in the official layout, ModuleList included."""
-  scalar = Made('numpy.core.multiarray', 'scalar',
-                (Made('numpy', 'dtype', ('f8', False, True),
-                      state=(3, '<', None, None, None, -1, -1, 0)), struct.pack('<d', 0.5)))
-  kwargs = Made('dnnlib.util', 'EasyDict', operation=pickle.NEWOBJ, items={
-      'z_dim': 512, 'mapping_kwargs': {'num_layers': 8}, 'gain': scalar,
-      'sizes': [1, (2, None)], 'on': True, 'device': Made('torch', 'device', ('cuda', 0))})
-  node = lambda name: official_tensor(arrays[name], location)  # noqa: E731
-  blocks = Made('torch.nn.modules.container', 'ModuleList', operation=pickle.NEWOBJ, state=state_of(
-      children={'0': module('Conv', state_of({'weight': node('synthesis.blocks.0.weight')})),
-                '1': module('Conv', state_of({'strength': node('synthesis.blocks.1.strength')}))}))
-  layer = module('FC', state_of({'weight': node('mapping.fc0.weight'),
-                                 'bias': node('mapping.fc0.bias')}, act_gain=scalar))
-  return module('Generator', state_of(
-      {'nothing': None}, {'w_avg': official_tensor(arrays['w_avg'], location, parameter=False)},
-      {'mapping': module('MappingNet', state_of(children={'fc0': layer}, num_layers=1)),
-       'synthesis': module('SynthesisNet', state_of(children={'blocks': blocks}))},
-      _init_args=(), _init_kwargs=kwargs), source)
-
-
-def official(protocol=3, location='cpu', source='# source\n'):
-  return dumps({'G': network(arrays_of(1), location, source), 'D': network(arrays_of(2), location),
-                'G_ema': network(arrays_of(3), location, source), 'augment_pipe': None,
-                'training_set_kwargs': Made('dnnlib.util', 'EasyDict', items={'resolution': 8})},
-               protocol)
-
-
-def state_dict(arrays, location='cpu'):
-  """Tree and storages of a plain state dict with its `_metadata`."""
-  items = {name: tensor(storage(str(i), array.ravel(), location), array.shape)
-           for i, (name, array) in enumerate(arrays.items())}
-  tree = Made('collections', 'OrderedDict', items=items,
-              state={'_metadata': ordered({'': {'version': 1}})})
-  return tree, {str(i): array.ravel() for i, array in enumerate(arrays.values())}
-
-
-def small_file(kind, folder):
-  """Bytes of a valid file that holds `arrays_of(3)` as G_ema."""
-  if kind == 'official':
-    return official()
-  if kind == 'safetensors':
-    save_file(arrays_of(3), folder / 'valid.safetensors')
-    return (folder / 'valid.safetensors').read_bytes()
-  return {'zip': archive, 'stream': stream}[kind](*state_dict(arrays_of(3)))
-
-
-@pytest.fixture
-def put(tmp_path):
-  """Writes bytes to a file whose name says nothing about what is in it."""
-  def write(data):
-    path = tmp_path / 'checkpoint.bin'
-    path.write_bytes(data)
-    return path
-  return write
-
-
-def assert_same(got, want):
-  assert list(got) == list(want)
-  for name, array in want.items():
-    assert got[name].dtype == array.dtype and got[name].shape == array.shape, name
-    np.testing.assert_array_equal(got[name], array, err_msg=name)
-    assert got[name].flags.c_contiguous and got[name].flags.writeable
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
@@ -278,7 +71,7 @@ def test_reads_only_what_is_asked_for(put, tmp_path, kind):
 @pytest.mark.parametrize('location', ['cpu', 'cuda:1'])
 def test_reads_every_dtype(put, pack, location):
   arrays = {name: (np.arange(6).reshape(2, 3) % 3).astype(
-      ml_dtypes.bfloat16 if name == 'bfloat16' else name) for name in _KINDS}
+      ml_dtypes.bfloat16 if name == 'bfloat16' else name) for name in KINDS}
   got = read_networks(put(pack(*state_dict(arrays, location))))['G_ema']
   assert_same(got.state_dict, arrays)
   assert got.init_kwargs == {}
@@ -352,7 +145,7 @@ def test_splits_and_unwraps_dicts(put, pack):
 def test_safetensors(tmp_path, put):
   arrays = {name: np.arange(6).reshape(2, 3).astype(
       ml_dtypes.bfloat16 if name == 'bfloat16' else name)
-      for name in _KINDS}
+      for name in KINDS}
   save_file(arrays, tmp_path / 'all.safetensors')
   got = read_networks(tmp_path / 'all.safetensors')['G_ema'].state_dict
   assert_same({name: got[name] for name in arrays}, arrays)
@@ -369,87 +162,6 @@ def test_non_persistent_buffers_and_none_are_left_out(put):
   state['_non_persistent_buffers_set'] = Made('builtins', 'set', (['cache'],))
   got = read_networks(put(dumps({'G': module('Generator', state)})))
   assert list(got['G'].state_dict) == ['weight']
-
-
-class Evil:
-  """Pickles as a call of `os.system` that would create a file."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return os.system, (f'touch {self.path}',)
-
-
-@pytest.mark.parametrize('protocol', range(6))
-def test_refuses_system_call(put, tmp_path, protocol):
-  for value in (Evil(tmp_path / 'ran'), {'G_ema': {'a': Evil(tmp_path / 'ran')}}):
-    with pytest.raises(UserError, match=r"checkpoint\.bin refers to '(posix|nt)\.system'"):
-      read_networks(put(pickle.dumps(value, protocol)))
-  assert not (tmp_path / 'ran').exists()
-
-
-@pytest.mark.parametrize('pack', [archive, stream])
-@pytest.mark.parametrize('name', ['posix.system', 'builtins.eval', 'builtins.getattr',
-                                  'torch.load', 'torch._utils.system', 'os.system'])
-def test_refuses_globals_outside_the_list(put, tmp_path, pack, name):
-  call = f"open({str(tmp_path / 'ran')!r}, 'w')"
-  made = Made(*name.rsplit('.', 1), (call,))
-  for protocol in (2, 4):
-    with pytest.raises(UserError, match=name):
-      read_networks(put(pack({'a': made}, {}, protocol)))
-  with pytest.raises(UserError, match=name):
-    read_networks(put(dumps({'G': module('Generator', state_of(_init_kwargs={'a': made}))})))
-  # Inside the stream of a storage, where no more than storages belong.
-  data = stream(Made(*name.rsplit('.', 1), (call,)), {})
-  node = tensor(Made('torch.storage', '_load_from_bytes', (data,)), (1,))
-  with pytest.raises(UserError, match=name):
-    read_networks(put(dumps({'G': module('Generator', state_of({'weight': node}))})))
-  assert not (tmp_path / 'ran').exists()
-
-
-_SYSTEM = b'cposix\nsystem\n'
-_LIST = b'ccollections\nOrderedDict\n'
-
-
-@pytest.mark.parametrize('code, message', [
-    (b'(X\x01\x00\x00\x00aiposix\nsystem\n.', 'posix.system'),  # INST
-    (b'(X\x01\x00\x00\x00aicollections\nOrderedDict\n.', 'in a way'),
-    (b'(' + _SYSTEM + b'o.', 'posix.system'),  # OBJ
-    (b'(' + _LIST + b'o.', 'operation'),
-    (_SYSTEM + b')\x81.', 'posix.system'),  # NEWOBJ
-    (_SYSTEM + b')}\x92.', 'posix.system'),  # NEWOBJ_EX
-    (_LIST + b')}\x92.', 'operation'),
-    (b'\x8c\x05posix\x8c\x06system\x93.', 'posix.system'),  # STACK_GLOBAL
-    (b'K\x01\x8c\x06system\x93.', 'without a name'),
-    (b'\x82\x01.', 'operation'), (b'\x83\x01\x00.', 'operation'),  # EXT1, EXT2
-    (b'\x84\x01\x00\x00\x00.', 'operation'),  # EXT4
-    (b'Pmodel\n.', 'operation'),  # PERSID
-    (b'K\x01Q.', 'persistent id'), (b'\x97.', 'operation'),  # BINPERSID, NEXT_BUFFER
-    (b"S'text'\n.", 'operation'),  # STRING
-    (b'K\x01)R.', 'wrong place'), (b'}}b.', 'wrong place'), (_LIST + b')R}b.', 'without tensors'),
-    (b']K\x01K\x02s.', 'wrong place'), (b'}]K\x02s.', 'odd key'), (b'}(K\x01u.', 'without a value'),
-    (b'R.', 'damaged'), (b'0.', 'damaged'), (b'a.', 'damaged'), (b'\x85.', 'damaged'),
-    (b'h\x09.', 'reference to nothing'), (b'I12x\n.', 'damaged'), (b'\xff.', 'operation'),
-    (b'L' + b'9' * 90 + b'L\n.', 'giant number'), (b'\x8b\xff\xff\xff\x7f.', 'giant number'),
-    (b'\x8b\xff\xff\xff\xff.', 'giant number'), (b'V' + b'x' * 9000, 'without an end'),
-    (b'\x8d' + b'\xff' * 8 + b'.', 'ends too early'),  # BINUNICODE8
-    (b'\x8e' + b'\xff' * 7 + b'\x7f.', 'ends too early'),  # BINBYTES8
-    (b'X\xff\xff\xff\xffabc.', 'ends too early'), (b'T\xff\xff\xff\xffabc.', 'ends too early'),
-    (b'X\x02\x00\x00\x00\xff\xfe.', 'damaged'), (b'\x8f(K\x01\x90.', 'neither'),
-    (_LIST + b')R(K\x01\x90.', 'no set'), (b'c__builtin__\nset\nK\x01\x85R(K\x01\x90.', 'no set'),
-])
-def test_refuses_operations(put, code, message):
-  with pytest.raises(UserError, match=message):
-    read_networks(put(b'\x80\x04' + code))
-
-
-def test_source_code_is_never_run(put, tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  source = "open('executed', 'w').write('ran')\n" * 1000  # long ones stay in the file
-  got = read_networks(put(official(source=source)))
-  assert_same(got['G'].state_dict, arrays_of(1))
-  assert [path.name for path in tmp_path.iterdir()] == ['checkpoint.bin']
 
 
 @pytest.mark.parametrize('pack', [archive, stream])
@@ -519,20 +231,6 @@ def test_refuses_towers(put):
     read_networks(put(dumps({'G': modules})))
   with pytest.raises(UserError, match='endless constructor arguments'):
     read_networks(put(dumps({'G': module('Generator', state_of(weight, _init_kwargs=kwargs))})))
-
-
-@pytest.mark.parametrize('wrap, message', [
-    (b'\x85', 'neither'), (b'q\x01(h\x01l', 'neither'), (b'q\x01(K\x01h\x01d', 'entry 1'),
-    (b'q\x01h\x00h\x01\x85R', 'damaged dict'), (b'q\x01h\x00)Rh\x01b', 'without tensors')])
-def test_deep_nesting_does_not_overflow(put, wrap, message):
-  start = b'\x80\x04ccollections\nOrderedDict\nq\x00K\x01'
-  with pytest.raises(UserError, match=message):
-    read_networks(put(start + wrap * 300_000 + b'.'))
-
-
-def test_too_many_operations(put):
-  with pytest.raises(UserError, match='more than 2000000 operations'):
-    read_networks(put(b'\x80\x04' + b'N' * 2_000_001 + b'.'))
 
 
 def test_zip_archives_that_torch_does_not_write(put):
