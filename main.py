@@ -10,7 +10,6 @@ Any field of the config can be set as --config.field=value.
 
 import logging as python_logging
 import os
-import sys
 
 # Read by TensorFlow when it is loaded: keep its start-up messages back, and take the
 # same arithmetic on every machine.
@@ -24,8 +23,8 @@ from ml_collections import config_flags
 
 from eval import evaluate
 from input_pipeline import pipeline
-from mat_jax import inpaint, train
-from mat_jax.errors import EXIT_CODE, UserError, exit_on_user_error
+from mat_jax import command_line, inpaint, train
+from mat_jax.errors import UserError, exit_on_user_error
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')
@@ -36,6 +35,9 @@ _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'inpaint'], 'What t
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}; fields are set as --config.field=value')
+  path = config_flags.get_config_filename(flags.FLAGS['config'])
+  if not os.path.isfile(path):
+    raise UserError(f'the config file {path} does not exist; configs/ holds some to choose from')
   pipeline.hide_accelerators()
   logging.info('JAX %s on %s, process %d of %d.', jax.__version__,
                ', '.join(sorted({d.device_kind for d in jax.devices()})),
@@ -56,21 +58,10 @@ def _is_wanted(record: python_logging.LogRecord) -> bool:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Parses the command line; a mistake in it is one sentence and exit code 2."""
+  """Parses the command line and sets up logging; returns what is left of it."""
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_is_wanted)
-  try:
-    flags.mark_flags_as_required(['config', 'workdir'])
-    rest = flags.FLAGS(argv)
-    path = config_flags.get_config_filename(flags.FLAGS['config'])
-    if not os.path.isfile(path):
-      raise OSError(f'the config file {path} does not exist; configs/ holds some to choose from')
-    return rest
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
-    sys.exit(EXIT_CODE)
-  except SystemExit:
-    sys.exit(0)  # absl ends --help with 1
+  return command_line.parse_flags(argv, ['config', 'workdir'])
 
 
 if __name__ == '__main__':

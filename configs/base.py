@@ -97,11 +97,11 @@ def _train() -> ml_collections.ConfigDict:
   train.noise_mode = 'random'
   # Half-life of the averaged generator, in thousands of images.
   train.ema_kimg = 10.0
+  # Limits the half-life to this share of the images shown; None for no limit.
+  train.ema_rampup = config_dict.placeholder(float)
   # When `init_from` has no discriminator, as a released G_ema has none: thousands of
   # images for which a fresh one is trained while the generator stays as it is.
   train.discriminator_warmup_kimg = 4.0
-  # Limits the half-life to this share of the images shown; None for no limit.
-  train.ema_rampup = config_dict.placeholder(float)
   return train
 
 

@@ -2,18 +2,12 @@
 
 import ml_collections
 
-from configs import base
+from configs import celebahq256
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns the settings of CelebA-HQ at 512 px."""
-  config = base.get_config()
-  # A folder of the aligned faces, 512 px or larger.
-  config.data_dir = 'data/celebahq'
+  """Returns the settings of CelebA-HQ at 512 px: those of 256 px for larger faces."""
+  config = celebahq256.get_config()
+  # The folder has to hold faces of 512 px or larger.
   config.model.resolution = 512
-  # The faces are aligned, so the whole picture counts.
-  config.data.crop = 'center'
-  config.train.batch_size = 32
-  config.train.total_kimg = 25000.0
-  config.train.snapshot_ticks = 50
   return config

@@ -12,9 +12,9 @@ from mat_jax.errors import UserError
 # NumPy 1 and 2 spell the module differently.
 _RECONSTRUCT = {'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'}
 _ALLOWED = frozenset({*_RECONSTRUCT, 'numpy.ndarray', 'numpy.dtype'})
-# Type codes as NumPy writes them: floats, signed and unsigned integers.
+# Type codes as NumPy writes them: bool, floats, signed and unsigned integers.
 _NUMERIC = frozenset(
-    {'f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'})
+    {'b1', 'f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'})
 _MAX_DEPTH = 4
 
 
@@ -42,6 +42,15 @@ def read_array_pickle(path: str) -> dict[str, Any]:
     raise UserError(f'{path} cannot be read: {error.strerror or error}.') from error
 
 
+def numpy_dtype(node: Any) -> np.dtype:
+  """The type that a `numpy.dtype` in a pickle describes; FormatError if it is no number."""
+  match node:
+    case Call('numpy.dtype', (str(code), *_), (int(), str(order), *_)) if (
+        code in _NUMERIC and order in ('<', '>', '|', '=')):
+      return np.dtype(code).newbyteorder(order)
+  raise FormatError('has a NumPy type that is no number')
+
+
 def _arrays(node: Any, depth: int = 0) -> Any:
   """The dicts and arrays that a tree of `convert.safe_pickle` describes."""
   if depth > _MAX_DEPTH:
@@ -52,16 +61,8 @@ def _arrays(node: Any, depth: int = 0) -> Any:
     case Call(str(callee), (Global('numpy.ndarray'), *_),
               (int(), tuple(shape), Call('numpy.dtype') as dtype, bool(fortran), Blob() as data)
               ) if callee in _RECONSTRUCT:
-      return _array(shape, _dtype(dtype), fortran, data)
+      return _array(shape, numpy_dtype(dtype), fortran, data)
   raise FormatError('holds something other than dicts of numeric arrays')
-
-
-def _dtype(node: Call) -> np.dtype:
-  match node:
-    case Call(_, (str(code), *_), (int(), str(order), *_)) if (
-        code in _NUMERIC and order in ('<', '>', '|', '=')):
-      return np.dtype(code).newbyteorder(order)
-  raise FormatError('holds an array that is not numeric')
 
 
 def _array(shape: tuple[Any, ...], dtype: np.dtype, fortran: bool, data: Blob) -> np.ndarray:

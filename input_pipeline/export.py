@@ -8,11 +8,12 @@ and examples/masked/NAME.png.
 
 import os
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 from PIL import Image
 
 from input_pipeline import masks, portraits
+from mat_jax import command_line
 from mat_jax.errors import UserError, exit_on_user_error
 
 _DATA_DIR = flags.DEFINE_string('data_dir', 'samples', "Folder of images, or 'samples'.")
@@ -20,7 +21,7 @@ _SPLIT = flags.DEFINE_string('split', 'test', 'Part of the images; see configs/b
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the pictures in pixels.')
 _MASK_PRESET = flags.DEFINE_string('mask_preset', 'large', "'large' or 'small'.")
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the masks.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write into.', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write into.')
 
 
 def export(files: list[str], output: str, resolution: int, mask_preset: str, seed: int) -> int:
@@ -56,11 +57,12 @@ def export(files: list[str], output: str, resolution: int, mask_preset: str, see
 
 @exit_on_user_error
 def main(argv: list[str]) -> None:
-  del argv
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}')
   files = portraits.split(portraits.find_images(_DATA_DIR.value), _SPLIT.value)
   count = export(files, _OUTPUT.value, _RESOLUTION.value, _MASK_PRESET.value, _SEED.value)
   print(f'{count} images with masks in {_OUTPUT.value}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command_line.run(main, ['output'])

@@ -112,7 +112,7 @@ def alexnet_features(params: Params, images: jax.Array,
   Args:
     params: {'conv1': {'kernel': [11, 11, 3, out], 'bias': [out]}, ...}. Inside
       `jax.jit` pass it as an argument.
-    images: [N, H, W, 3], normalised; H and W at least 63.
+    images: [N, H, W, 3], normalised; H and W at least 31.
     dtype: dtype of the computation and of the result.
 
   Returns:

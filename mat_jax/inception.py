@@ -10,7 +10,7 @@ normalisation folded in, images NHWC. `convert.feature_nets` reads the weights.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,56 +22,74 @@ FEATURES = 2048
 CLASSES = 1008
 _SIDE = 299
 
-# A convolution is (name, height, width, outputs, stride); stride 1 keeps the size.
-# A branch is a sequence of steps, a step a convolution, a pooling 'avg' or 'max'
-# (3 x 3, stride 1), 'max/2' (3 x 3, stride 2, no padding), or a list of branches
-# whose results are concatenated.
+
+class _Conv(NamedTuple):
+  """A convolution, its normalisation and its ReLU."""
+  name: str
+  height: int
+  width: int
+  outputs: int
+  stride: int = 1
+  padding: str = 'SAME'
 
 
-def _pool_block(pool: int) -> list[list[Any]]:
-  return [[('branch1x1', 1, 1, 64, 1)],
-          [('branch5x5_1', 1, 1, 48, 1), ('branch5x5_2', 5, 5, 64, 1)],
-          [('branch3x3dbl_1', 1, 1, 64, 1), ('branch3x3dbl_2', 3, 3, 96, 1),
-           ('branch3x3dbl_3', 3, 3, 96, 1)],
-          ['avg', ('branch_pool', 1, 1, pool, 1)]]
+class _Pool(NamedTuple):
+  """A pooling over 3 x 3."""
+  kind: str
+  stride: int = 1
+  padding: str = 'SAME'
+
+
+# A block is a list of branches whose results are concatenated, a branch a sequence of
+# convolutions, poolings and blocks.
+_AVG, _MAX, _HALVE = _Pool('avg'), _Pool('max'), _Pool('max', 2, 'VALID')
+
+
+def _plain_block(pool_width: int) -> list[list[Any]]:
+  return [[_Conv('branch1x1', 1, 1, 64)],
+          [_Conv('branch5x5_1', 1, 1, 48), _Conv('branch5x5_2', 5, 5, 64)],
+          [_Conv('branch3x3dbl_1', 1, 1, 64), _Conv('branch3x3dbl_2', 3, 3, 96),
+           _Conv('branch3x3dbl_3', 3, 3, 96)],
+          [_AVG, _Conv('branch_pool', 1, 1, pool_width)]]
 
 
 def _factorised_block(width: int) -> list[list[Any]]:
-  return [[('branch1x1', 1, 1, 192, 1)],
-          [('branch7x7_1', 1, 1, width, 1), ('branch7x7_2', 1, 7, width, 1),
-           ('branch7x7_3', 7, 1, 192, 1)],
-          [('branch7x7dbl_1', 1, 1, width, 1), ('branch7x7dbl_2', 7, 1, width, 1),
-           ('branch7x7dbl_3', 1, 7, width, 1), ('branch7x7dbl_4', 7, 1, width, 1),
-           ('branch7x7dbl_5', 1, 7, 192, 1)],
-          ['avg', ('branch_pool', 1, 1, 192, 1)]]
+  return [[_Conv('branch1x1', 1, 1, 192)],
+          [_Conv('branch7x7_1', 1, 1, width), _Conv('branch7x7_2', 1, 7, width),
+           _Conv('branch7x7_3', 7, 1, 192)],
+          [_Conv('branch7x7dbl_1', 1, 1, width), _Conv('branch7x7dbl_2', 7, 1, width),
+           _Conv('branch7x7dbl_3', 1, 7, width), _Conv('branch7x7dbl_4', 7, 1, width),
+           _Conv('branch7x7dbl_5', 1, 7, 192)],
+          [_AVG, _Conv('branch_pool', 1, 1, 192)]]
 
 
-def _expanded_block(pool: str) -> list[list[Any]]:
-  return [[('branch1x1', 1, 1, 320, 1)],
-          [('branch3x3_1', 1, 1, 384, 1),
-           [[('branch3x3_2a', 1, 3, 384, 1)], [('branch3x3_2b', 3, 1, 384, 1)]]],
-          [('branch3x3dbl_1', 1, 1, 448, 1), ('branch3x3dbl_2', 3, 3, 384, 1),
-           [[('branch3x3dbl_3a', 1, 3, 384, 1)], [('branch3x3dbl_3b', 3, 1, 384, 1)]]],
-          [pool, ('branch_pool', 1, 1, 192, 1)]]
+def _expanded_block(pool: _Pool) -> list[list[Any]]:
+  return [[_Conv('branch1x1', 1, 1, 320)],
+          [_Conv('branch3x3_1', 1, 1, 384),
+           [[_Conv('branch3x3_2a', 1, 3, 384)], [_Conv('branch3x3_2b', 3, 1, 384)]]],
+          [_Conv('branch3x3dbl_1', 1, 1, 448), _Conv('branch3x3dbl_2', 3, 3, 384),
+           [[_Conv('branch3x3dbl_3a', 1, 3, 384)], [_Conv('branch3x3dbl_3b', 3, 1, 384)]]],
+          [pool, _Conv('branch_pool', 1, 1, 192)]]
 
 
-# The stem's convolutions of stride 1 do not pad, except Conv2d_2b.
-_STEM = (('Conv2d_1a_3x3', 3, 3, 32, 2), ('Conv2d_2a_3x3', 3, 3, 32, 0),
-         ('Conv2d_2b_3x3', 3, 3, 64, 1), 'max/2', ('Conv2d_3b_1x1', 1, 1, 80, 1),
-         ('Conv2d_4a_3x3', 3, 3, 192, 0), 'max/2')
+_STEM = (_Conv('Conv2d_1a_3x3', 3, 3, 32, 2, 'VALID'),
+         _Conv('Conv2d_2a_3x3', 3, 3, 32, padding='VALID'),
+         _Conv('Conv2d_2b_3x3', 3, 3, 64), _HALVE,
+         _Conv('Conv2d_3b_1x1', 1, 1, 80),
+         _Conv('Conv2d_4a_3x3', 3, 3, 192, padding='VALID'), _HALVE)
 _BLOCKS = {
-    'Mixed_5b': _pool_block(32), 'Mixed_5c': _pool_block(64), 'Mixed_5d': _pool_block(64),
-    'Mixed_6a': [[('branch3x3', 3, 3, 384, 2)],
-                 [('branch3x3dbl_1', 1, 1, 64, 1), ('branch3x3dbl_2', 3, 3, 96, 1),
-                  ('branch3x3dbl_3', 3, 3, 96, 2)],
-                 ['max/2']],
+    'Mixed_5b': _plain_block(32), 'Mixed_5c': _plain_block(64), 'Mixed_5d': _plain_block(64),
+    'Mixed_6a': [[_Conv('branch3x3', 3, 3, 384, 2, 'VALID')],
+                 [_Conv('branch3x3dbl_1', 1, 1, 64), _Conv('branch3x3dbl_2', 3, 3, 96),
+                  _Conv('branch3x3dbl_3', 3, 3, 96, 2, 'VALID')],
+                 [_HALVE]],
     'Mixed_6b': _factorised_block(128), 'Mixed_6c': _factorised_block(160),
     'Mixed_6d': _factorised_block(160), 'Mixed_6e': _factorised_block(192),
-    'Mixed_7a': [[('branch3x3_1', 1, 1, 192, 1), ('branch3x3_2', 3, 3, 320, 2)],
-                 [('branch7x7x3_1', 1, 1, 192, 1), ('branch7x7x3_2', 1, 7, 192, 1),
-                  ('branch7x7x3_3', 7, 1, 192, 1), ('branch7x7x3_4', 3, 3, 192, 2)],
-                 ['max/2']],
-    'Mixed_7b': _expanded_block('avg'), 'Mixed_7c': _expanded_block('max'),
+    'Mixed_7a': [[_Conv('branch3x3_1', 1, 1, 192), _Conv('branch3x3_2', 3, 3, 320, 2, 'VALID')],
+                 [_Conv('branch7x7x3_1', 1, 1, 192), _Conv('branch7x7x3_2', 1, 7, 192),
+                  _Conv('branch7x7x3_3', 7, 1, 192), _Conv('branch7x7x3_4', 3, 3, 192, 2, 'VALID')],
+                 [_HALVE]],
+    'Mixed_7b': _expanded_block(_AVG), 'Mixed_7c': _expanded_block(_MAX),
 }
 
 
@@ -83,10 +101,9 @@ def convolution_shapes() -> dict[str, tuple[int, int, int, int]]:
     for step in steps:
       if isinstance(step, list):
         channels = sum(visit(branch, prefix, channels) for branch in step)
-      elif isinstance(step, tuple):
-        name, height, width, outputs, _ = step
-        shapes[prefix + name] = (height, width, channels, outputs)
-        channels = outputs
+      elif isinstance(step, _Conv):
+        shapes[prefix + step.name] = (step.height, step.width, channels, step.outputs)
+        channels = step.outputs
     return channels
 
   channels = visit(_STEM, '', 3)
@@ -144,28 +161,25 @@ def _run(params: Params, steps: Any, prefix: str, x: jax.Array) -> jax.Array:
   for step in steps:
     if isinstance(step, list):
       x = jnp.concatenate([_run(params, branch, prefix, x) for branch in step], -1)
-    elif isinstance(step, tuple):
-      x = _conv(params[prefix + step[0]], x, stride=step[-1])
+    elif isinstance(step, _Conv):
+      x = _convolve(params[prefix + step.name], x, step)
     else:
       x = _pool(x, step)
   return x
 
 
-def _conv(params: Mapping[str, jax.Array], x: jax.Array, stride: int) -> jax.Array:
-  """Convolution and ReLU; stride 1 pads, stride 0 stands for 1 without padding."""
+def _convolve(params: Mapping[str, jax.Array], x: jax.Array, conv: _Conv) -> jax.Array:
   x = jax.lax.conv_general_dilated(
-      x, jnp.asarray(params['kernel'], x.dtype), window_strides=(max(1, stride),) * 2,
-      padding='SAME' if stride == 1 else 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  return jax.nn.relu(x + jnp.asarray(params['bias'], x.dtype))
+      x, params['kernel'], window_strides=(conv.stride, conv.stride), padding=conv.padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  return jax.nn.relu(x + params['bias'])
 
 
-def _pool(x: jax.Array, kind: str) -> jax.Array:
-  window, stride, padding = (1, 3, 3, 1), (1, 1, 1, 1), 'SAME'
-  if kind == 'max/2':
-    stride, padding = (1, 2, 2, 1), 'VALID'
-  if kind != 'avg':
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, stride, padding)
-  count = np.ones((1, *x.shape[1:3], 1), np.float32)
-  total, number = (jax.lax.reduce_window(v, 0.0, jax.lax.add, window, stride, padding)
-                   for v in (x, count))
-  return total / number
+def _pool(x: jax.Array, pool: _Pool) -> jax.Array:
+  window, strides = (1, 3, 3, 1), (1, pool.stride, pool.stride, 1)
+  if pool.kind == 'max':
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, pool.padding)
+  inside = np.ones((1, *x.shape[1:3], 1), np.float32)
+  total, count = (jax.lax.reduce_window(v, 0.0, jax.lax.add, window, strides, pool.padding)
+                  for v in (x, inside))
+  return total / count

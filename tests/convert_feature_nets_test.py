@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from mat_jax.feature_nets import (
 )
 from mat_jax.inception import convolution_shapes
 from tests import fill, reference
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Positions of the convolutions in torchvision's `features`.
 INDICES = {'vgg16': (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
@@ -190,7 +193,7 @@ def test_inception_normalisation_is_folded_in(inception_state_dict):
     ('fc.bias', None, 'lack fc.bias'),
     ('fc.weight', np.zeros((1000, 2048)), r'fc.weight.*\[1008, 2048\], found \[1000, 2048\]'),
     ('Mixed_7c.branch_pool.bn.running_var', None, 'lack Mixed_7c.branch_pool.bn.running_var'),
-    ('AuxLogits.fc.weight', np.zeros((1000, 768)), "has|AuxLogits.fc.weight.*torchvision's")])
+    ('AuxLogits.fc.weight', np.zeros((1000, 768)), "have AuxLogits.fc.weight, .*torchvision's")])
 def test_another_inception_is_refused(inception_state_dict, name, value, message):
   state_dict = {key: array for key, array in inception_state_dict.items() if key != name}
   if value is not None:
@@ -219,12 +222,12 @@ def test_command_line_without_a_network(tmp_path):
   """Nothing answers at the proxy, as where there is no network."""
   closed = 'http://127.0.0.1:9'
   environment = {'PATH': '', 'XDG_CACHE_HOME': str(tmp_path), 'HTTPS_PROXY': closed,
-                 'https_proxy': closed, 'PYTHONPATH': '.'}
+                 'https_proxy': closed}
 
   def run(networks):
     return subprocess.run(
         [sys.executable, '-m', 'convert.feature_nets', f'--networks={networks}'],
-        capture_output=True, text=True, check=False, env=environment)
+        capture_output=True, text=True, check=False, env=environment, cwd=_ROOT)
 
   result = run('vgg19')
   assert result.returncode == 2

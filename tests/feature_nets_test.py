@@ -132,6 +132,13 @@ def plain_conv(x, kernel, bias, stride, padding):
   return bias + np.einsum('nyxchw,hwco->nyxo', windows[:, ::stride, ::stride], kernel)
 
 
+def test_alexnet_takes_31_pixels():
+  params = {name: {'kernel': np.ones((side, side, 3, 3)), 'bias': np.ones(3)}
+            for name, side in zip(feature_nets.ALEXNET_LAYERS, (11, 5, 3, 3, 3), strict=True)}
+  features = feature_nets.alexnet_features(params, np.zeros((1, 31, 31, 3), np.float32))
+  assert features['relu5'].shape == (1, 1, 1, 3)
+
+
 def test_alexnet_against_numpy():
   params, channels = {}, 3
   for name, side, width in zip(feature_nets.ALEXNET_LAYERS, (11, 5, 3, 3, 3), WIDTHS, strict=True):

@@ -1,6 +1,7 @@
 """Finding, downloading and checking published weights, with a server of our own."""
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import http.server
@@ -106,4 +107,4 @@ def test_the_registry_is_consistent():
   for network, file in weight_files.PUBLISHED.items():
     assert file.network == network and file.licence
     assert any(start in file.name for start in file.sha256_starts)
-    assert weight_files.fnmatch.fnmatch(file.name, file.pattern)
+    assert fnmatch.fnmatch(file.name, file.pattern)

@@ -1,0 +1,60 @@
+"""What the command lines share: flags, their mistakes, and a quiet end."""
+
+from collections.abc import Callable
+import logging as python_logging
+import signal
+import sys
+
+from absl import app, flags, logging
+
+from mat_jax.errors import EXIT_CODE
+
+# What absl and ml_collections raise for flags that do not exist or do not fit.
+_MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+
+
+def parse_flags(argv: list[str], required: list[str]) -> list[str]:
+  """Parses the command line; a mistake in it is one sentence and exit code 2.
+
+  Args:
+    argv: the program and its arguments.
+    required: names of the flags that have to be given.
+
+  Returns:
+    What is left of `argv`.
+  """
+  try:
+    flags.mark_flags_as_required(required)
+    return flags.FLAGS(argv)
+  except _MISTAKES as error:
+    print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
+    sys.exit(EXIT_CODE)
+  except SystemExit:
+    sys.exit(0)  # absl ends --help with 1
+
+
+def run(main: Callable[[list[str]], None], required: list[str]) -> None:
+  """Runs `main` with the parsed command line, logging nothing below warnings.
+
+  SIGTERM ends the program as an exception does, so that nothing half-written stays.
+
+  Args:
+    main: function of what is left of the command line.
+    required: names of the flags that have to be given.
+  """
+  logging.set_verbosity(logging.WARNING)
+  logging.get_absl_handler().addFilter(_is_wanted)
+  sys.unraisablehook = _unraisable
+  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+  app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
+
+
+def _unraisable(found: 'sys.UnraisableHookArgs') -> None:
+  """Keeps back what Orbax's writing threads raise after another of them has failed."""
+  if str(found.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(found)
+
+
+def _is_wanted(record: python_logging.LogRecord) -> bool:
+  """Keeps back the tracebacks with which Orbax's threads accompany an error that it raises."""
+  return 'orbax' not in record.pathname and record.name != 'asyncio'
