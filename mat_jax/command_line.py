@@ -27,10 +27,20 @@ def parse_flags(argv: list[str], required: list[str]) -> list[str]:
     flags.mark_flags_as_required(required)
     return flags.FLAGS(argv)
   except _MISTAKES as error:
-    print(f'error: {str(error).splitlines()[0]}', file=sys.stderr)
+    print(f'error: {_sentence(error)}', file=sys.stderr)
     sys.exit(EXIT_CODE)
   except SystemExit:
     sys.exit(0)  # absl ends --help with 1
+
+
+def _sentence(error: Exception) -> str:
+  match error.args:
+    case (KeyError(args=(str(text),)),):  # how ml_collections says that a config lacks a field
+      name, *hints = text.splitlines()
+      return ' '.join([f'the config has no field {name}.', *hints, 'See configs/base.py'])
+    case (str(text), *_):  # not str(error), which would quote the text of a KeyError
+      return text.splitlines()[0]
+  return str(error).splitlines()[0]
 
 
 def run(main: Callable[[list[str]], None], required: list[str]) -> None:

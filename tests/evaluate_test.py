@@ -21,7 +21,8 @@ def test_writes_json_markdown_events_and_a_picture(trained, capsys):
   assert psnr['n'] == 5 and psnr['low'] <= psnr['mean'] <= psnr['high']
   printed = capsys.readouterr().out
   assert '| mean colour |' in printed and 'comparison.png' in printed
-  assert Image.open(os.path.join(folder, 'comparison.png')).size == (2 * (4 * 65 - 1), 2 * (5 * 65 - 1))
+  picture = Image.open(os.path.join(folder, 'comparison.png'))
+  assert picture.size == (2 * (4 * 65 - 1), 2 * (5 * 65 - 1))
   assert any(name.startswith('events') for name in os.listdir(folder))
 
 

@@ -7,7 +7,8 @@ import pytest
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _CASES = {
-    'unknown field': (['--config=configs/demo.py', '--config.train.batchsize=3'], 'batchsize'),
+    'unknown field': (['--config=configs/demo.py', '--config.train.batchsize=3'],
+                      "the config has no field 'batchsize'. Did you mean \"batch_size\""),
     'wrong type': (['--config=configs/demo.py', '--config.train.batch_size=many'], 'many'),
     'missing config': (['--config=configs/nothing.py'], 'configs/nothing.py'),
     'no config': ([], '--config'),
