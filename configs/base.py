@@ -13,7 +13,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Seed of weights, data order, masks and all noise.
   config.seed = 0
-  # Folder of images (searched in depth); 'samples' takes the shipped portraits.
+  # Images, in whatever they are: a folder (searched in depth), a zip archive, ArtGAN's
+  # WikiArt with its genre tables, parquet shards as of huggan/wikiart, a data set made by
+  # `python -m input_pipeline.prepare`; 'samples' takes the shipped portraits.
   config.data_dir = ''
   # A checkpoint to start from when the workdir has none: a workdir or a step
   # directory. Its optimiser states are not taken over. '' starts from scratch.
@@ -52,11 +54,21 @@ def _data() -> ml_collections.ConfigDict:
   data.split = 'train'
   # Seed of that split.
   data.split_seed = 123
+  # Genre to take where the images come with genres: a name or a number, '' for all.
+  data.genre = ''
   # Free-form masks: 'large' or 'small'.
   data.mask_preset = 'large'
   # Masks whose hole covers a share of the image outside this range are redrawn.
   data.hole_range = (0.0, 1.0)
-  # Square crop: 'top' (top centre), 'center' or 'random'.
+  # Folder of mask files of the model's resolution (black = hole) to take instead.
+  data.mask_dir = ''
+  # How files become masks of images: by 'stem' (NAME.png or NAME_0.png, NAME_1.png, ...
+  # for each image), in a seeded 'cycle', or 'auto': by stem if all images have some, in
+  # a cycle if none has.
+  data.mask_order = 'auto'
+  # Square crop: 'top' resizes the short side and keeps the top (centre of the width),
+  # 'center' the centre; 'random_crop' takes the model's resolution from anywhere in the
+  # picture in its own size, as the reference did.
   data.crop = 'top'
   # Flips images left to right at random.
   data.mirror = True
@@ -134,6 +146,9 @@ def _evaluation() -> ml_collections.ConfigDict:
   # Masks: 'large' or 'small', and the range of their hole ratios.
   evaluation.mask_preset = 'large'
   evaluation.hole_range = (0.0, 1.0)
+  # Folder of mask files and their order; see `data.mask_dir` and `data.mask_order`.
+  evaluation.mask_dir = ''
+  evaluation.mask_order = 'auto'
   # Seed of masks and latents.
   evaluation.seed = 0
   # Images of a batch, over all devices.

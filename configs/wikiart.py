@@ -8,8 +8,11 @@ from configs import base
 def get_config() -> ml_collections.ConfigDict:
   """Returns the settings of the WikiArt portraits."""
   config = base.get_config()
-  # Where the portraits are; see README.md.
+  # Where the portraits are: a folder, an archive, shards or a prepared data set, which it
+  # finds out; see README.md.
   config.data_dir = 'data/wikiart'
+  # ArtGAN's tables and huggan/wikiart have ten genres; elsewhere this has no effect.
+  config.data.genre = 'portrait'
   # StyleGAN2's rule of thumb, 0.0001 * resolution^2 / batch_size.
   config.train.r1_gamma = 0.8192
   # About five passes over 6,000 portraits.

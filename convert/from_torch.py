@@ -25,9 +25,9 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 
-from convert import names, new_files, torch_reader
+from convert import names, torch_reader
 from convert.architecture import StateDict, discriminator_from, generator_from
-from mat_jax import checkpoint, command_line, resample, sizes
+from mat_jax import checkpoint, command_line, new_files, resample, sizes
 from mat_jax.discriminator import Discriminator
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.generator import Generator

@@ -15,8 +15,8 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from convert import names, new_files, safetensors_files, torch_writer
-from mat_jax import checkpoint, command_line, first_stage, resample, sizes
+from convert import names, safetensors_files, torch_writer
+from mat_jax import checkpoint, command_line, first_stage, new_files, resample, sizes
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.transformer import shift_mask
 

@@ -10,7 +10,7 @@ from absl import logging
 import pooch
 import requests
 
-from convert import new_files
+from mat_jax import new_files
 from mat_jax.errors import UserError
 
 _CACHE = 'mat-jax'  # folder inside the user's cache folder

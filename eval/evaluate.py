@@ -5,10 +5,10 @@ for MAT and for the simplest rival: the hole filled with the mean colour of the
 kept pixels.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from clu import metric_writers
@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 
 from eval import image_metrics, tables
-from input_pipeline import pipeline, portraits
+from input_pipeline import streams
 from mat_jax import image_grid, inference, settings, sharding
 from mat_jax.checkpoint import check_architecture, restore_ema
 from mat_jax.generator import Generator
@@ -85,27 +85,28 @@ def _make_step(generator: Generator, mesh: Mesh,
   return jax.jit(step, out_shardings=sharding.replicated(mesh))
 
 
-def _batches(config: ml_collections.ConfigDict, split: str) -> tuple[Iterator[Arrays], int]:
-  """The fixed evaluation stream of a split, and its number of batches."""
-  files = portraits.split(portraits.find_images(config.data_dir), split, config.data.split_seed)
-  options = config.eval
-  stream = pipeline.evaluation_batches(
-      files, resolution=config.model.resolution, batch_size=options.batch_size,
-      masks_per_image=options.masks_per_image, seed=options.seed,
-      mask_preset=options.mask_preset, hole_range=tuple(options.hole_range),
-      crop=config.data.crop, process_index=jax.process_index(),
-      process_count=jax.process_count())
-  return stream, -(-len(files) * options.masks_per_image // options.batch_size)
-
-
 def _seeds(batch: Arrays, options: ml_collections.ConfigDict) -> np.ndarray:
   """A latent seed for every pair of image and mask, whatever the batches."""
   pair = batch['image_index'].astype(np.int64) * options.masks_per_image + batch['mask_index']
   return ((options.seed * 0x9E3779B1 + pair) % 2**32).astype(np.uint32)
 
 
+class Results(NamedTuple):
+  """What an evaluation of a generator gives.
+
+  Attributes:
+    metrics: {system: {metric: [images, masks]}} for MAT and the baseline.
+    pictures: {'image', 'mask', 'stage1', 'result', 'mean colour'} [n, H, W, C].
+    unreadable: images of the split that could not be read and are left out.
+  """
+
+  metrics: dict[str, Arrays]
+  pictures: Arrays
+  unreadable: int
+
+
 def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict, split: str,
-        pictures: int = 0) -> tuple[dict[str, Arrays], Arrays]:
+        pictures: int = 0) -> Results:
   """Evaluates a generator on a split.
 
   Args:
@@ -115,36 +116,48 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
     split: part of the images.
     pictures: how many images to return, each with its first mask.
 
-  Returns:
-    {system: {metric: [images, masks]}} for MAT and the baseline, and pictures
-    {'image', 'mask', 'stage1', 'result', 'mean colour'} [pictures, H, W, C].
+  Raises:
+    UserError: nothing to read, or too much of it unreadable.
   """
   mesh = sharding.make_mesh()
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
   variables = jax.device_put(variables, sharding.replicated(mesh))
   step = _make_step(generator, mesh, config.eval.truncation_psi)
-  stream, count = _batches(config, split)
+  stream, count = streams.evaluation_stream(
+      config, split, jax.process_index(), jax.process_count())
   metrics: dict[str, dict[str, list[np.ndarray]]] = {}
   shown: list[Arrays] = []
+  pairs: list[Arrays] = []
   for batch in tqdm.tqdm(stream, total=count, unit='batch', desc='evaluating', disable=None):
     inputs = {'image': batch['image'], 'mask': batch['mask'],
               'seed': _seeds(batch, config.eval)}
     out = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
-    valid = _gather(batch['valid'], mesh)
+    pairs.append({name: _gather(batch[name], mesh)
+                  for name in ('image_index', 'mask_index', 'valid')})
     for system, values in out['metrics'].items():
       for name, value in values.items():
-        metrics.setdefault(system, {}).setdefault(name, []).append(value[valid])
+        metrics.setdefault(system, {}).setdefault(name, []).append(value)
     # One pair of every image, lest the picture shows one portrait many times.
-    first = valid & (_gather(batch['mask_index'], mesh) == 0)
+    first = pairs[-1]['valid'] & (pairs[-1]['mask_index'] == 0)
     if sum(len(part['image']) for part in shown) < pictures and first.any():
       inputs = {name: _gather(batch[name], mesh) for name in ('image', 'mask')}
       shown.append({name: value[first] for name, value in (inputs | out['pictures']).items()})
-  masks = config.eval.masks_per_image
-  table = {system: {name: np.concatenate(parts).reshape(-1, masks)
-                    for name, parts in values.items()} for system, values in metrics.items()}
+  order = {name: np.concatenate([part[name] for part in pairs]) for name in pairs[0]}
+  complete, unreadable = _complete_images(order, config.eval.masks_per_image)
+  table = {system: {name: np.concatenate(parts)[complete] for name, parts in values.items()}
+           for system, values in metrics.items()}
   joined = {name: np.concatenate([part[name] for part in shown])[:pictures]
             for name in (shown[0] if shown else ())}
-  return table, joined
+  return Results(table, joined, unreadable)
+
+
+def _complete_images(order: Arrays, masks_per_image: int) -> tuple[np.ndarray, int]:
+  """Returns the positions of the pairs, [images, masks], and how many images lack some."""
+  positions = np.flatnonzero(order['valid'])
+  counts = np.bincount(order['image_index'][positions])
+  positions = positions[counts[order['image_index'][positions]] == masks_per_image]
+  complete = positions.reshape(-1, masks_per_image)
+  return complete, int(order['image_index'].max()) + 1 - len(complete)
 
 
 def _gather(value: np.ndarray, mesh: Mesh) -> np.ndarray:
@@ -159,9 +172,10 @@ def make_validation(
     config: ml_collections.ConfigDict) -> Callable[[Any, Mapping[str, Any]], dict[str, float]]:
   """The metrics that a training run logs at every snapshot."""
   def validate(networks: Any, variables: Mapping[str, Any]) -> dict[str, float]:
-    values, _ = run(networks.generator, variables, config, config.eval.validation_split)
-    return {f'validation/{name}': tables.summarize(pairs).mean
-            for name, pairs in values[MODEL].items()}
+    results = run(networks.generator, variables, config, config.eval.validation_split)
+    means = {name: tables.summarize(pairs).mean for name, pairs in results.metrics[MODEL].items()}
+    means['unreadable_images'] = results.unreadable
+    return {f'validation/{name}': mean for name, mean in means.items()}
 
   return validate
 
@@ -180,16 +194,18 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
   checkpoint = restore_ema(config.eval.checkpoint or workdir)
   check_architecture(checkpoint.model, config.model, checkpoint.path)
   generator = settings.generator_from_config(config.model)
-  values, pictures = run(generator, checkpoint.variables, config, config.eval.split, PICTURE_ROWS)
+  results = run(generator, checkpoint.variables, config, config.eval.split, PICTURE_ROWS)
+  pictures = results.pictures
   if jax.process_index():
     return
   folder = os.path.join(workdir, FOLDER)
   os.makedirs(folder, exist_ok=True)
   report = tables.Report(
       step=checkpoint.step, kimg=checkpoint.images_seen / 1000, split=config.eval.split,
-      mask_preset=config.eval.mask_preset,
+      masks=config.eval.mask_dir or f'{config.eval.mask_preset} random',
+      unreadable=results.unreadable,
       summaries={system: {name: tables.summarize(pairs) for name, pairs in metrics.items()}
-                 for system, metrics in values.items()},
+                 for system, metrics in results.metrics.items()},
       masks_per_image=config.eval.masks_per_image)
   tables.write_json(report, os.path.join(folder, 'metrics.json'))
   tables.write_markdown(report, os.path.join(folder, 'metrics.md'))

@@ -25,16 +25,18 @@ class Report:
     step: training step of the checkpoint.
     kimg: thousand images it was trained on.
     split: part of the images.
-    mask_preset: kind of masks.
+    masks: kind of masks, or the folder that they are from.
     masks_per_image: number of fixed masks.
+    unreadable: images that could not be read and are left out.
     summaries: {system: {metric: Summary}}.
   """
 
   step: int
   kimg: float
   split: str
-  mask_preset: str
+  masks: str
   masks_per_image: int
+  unreadable: int
   summaries: Mapping[str, Mapping[str, Summary]]
 
 
@@ -75,9 +77,12 @@ def markdown(report: Report) -> str:
   for system, summaries in report.summaries.items():
     cells = [_cell(summaries[name], _COLUMNS[name][1]) for name in names]
     lines.append(f'| {system} | ' + ' | '.join(cells) + ' |')
+  masks = 'mask' if report.masks_per_image == 1 else 'masks'
   lines += ['', f'{metrics[names[0]].n} images ({report.split}) with {report.masks_per_image} '
-            f'{report.mask_preset} masks each, step {report.step} ({report.kimg:.1f} kimg); '
+            f'{masks} each ({report.masks}), step {report.step} ({report.kimg:.1f} kimg); '
             'mean [95 % interval over images].']
+  if report.unreadable:
+    lines.append(f'{report.unreadable} more images could not be read.')
   lines += [f'{system}, {_COLUMNS[name][0]}: {s.infinite} infinite and {s.undefined} undefined '
             'pairs left out.'
             for system, summaries in report.summaries.items()

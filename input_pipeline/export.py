@@ -12,11 +12,13 @@ from absl import flags
 import numpy as np
 from PIL import Image
 
-from input_pipeline import masks, portraits
+from input_pipeline import masks
+from input_pipeline.portraits import Portraits, open_portraits
 from mat_jax import command_line
 from mat_jax.errors import UserError, exit_on_user_error
 
-_DATA_DIR = flags.DEFINE_string('data_dir', 'samples', "Folder of images, or 'samples'.")
+_DATA_DIR = flags.DEFINE_string('data_dir', 'samples', 'Images; see configs/base.py.')
+_GENRE = flags.DEFINE_string('genre', '', "Genre to take, where there are any; '' for all.")
 _SPLIT = flags.DEFINE_string('split', 'test', 'Part of the images; see configs/base.py.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the pictures in pixels.')
 _MASK_PRESET = flags.DEFINE_string('mask_preset', 'large', "'large' or 'small'.")
@@ -24,11 +26,12 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the masks.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to write into.')
 
 
-def export(files: list[str], output: str, resolution: int, mask_preset: str, seed: int) -> int:
+def export(
+    portraits: Portraits, output: str, resolution: int, mask_preset: str, seed: int) -> int:
   """Writes every image with a mask of its own.
 
   Args:
-    files: image files.
+    portraits: images.
     output: folder; its subfolders images, masks and masked are made.
     resolution: side in pixels.
     mask_preset: see `masks.random_mask`.
@@ -40,27 +43,27 @@ def export(files: list[str], output: str, resolution: int, mask_preset: str, see
   Raises:
     UserError: an unreadable image, two of one name, or a wrong setting.
   """
-  stems = [os.path.splitext(os.path.basename(path))[0] for path in files]
+  stems = [os.path.basename(stem) for stem in portraits.stems()]
   if len(set(stems)) < len(stems):
     raise UserError('two images have the same name; rename one of them')
   for name in ('images', 'masks', 'masked'):
     os.makedirs(os.path.join(output, name), exist_ok=True)
-  for i, (path, stem) in enumerate(zip(files, stems, strict=True)):
-    image = portraits.square(portraits.load_image(path), resolution)
+  for i, stem in enumerate(stems):
+    image = portraits.load(i, resolution)
     mask = masks.random_mask(seed + i, resolution, mask_preset)
     pictures = {'images': image, 'masks': (255 * mask[..., 0]).astype(np.uint8),
                 'masked': np.where(mask > 0, image, 127).astype(np.uint8)}
     for name, picture in pictures.items():
       Image.fromarray(picture).save(os.path.join(output, name, f'{stem}.png'))
-  return len(files)
+  return len(portraits)
 
 
 @exit_on_user_error
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
-  files = portraits.split(portraits.find_images(_DATA_DIR.value), _SPLIT.value)
-  count = export(files, _OUTPUT.value, _RESOLUTION.value, _MASK_PRESET.value, _SEED.value)
+  portraits = open_portraits(_DATA_DIR.value, _GENRE.value).split(_SPLIT.value)
+  count = export(portraits, _OUTPUT.value, _RESOLUTION.value, _MASK_PRESET.value, _SEED.value)
   print(f'{count} images with masks in {_OUTPUT.value}')
 
 

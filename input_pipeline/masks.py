@@ -4,13 +4,18 @@ A mask is 1 where a pixel is kept and 0 in the hole. The distribution is the one
 MAT (Li et al., CVPR 2022, arXiv 2203.15270): a few boxes, which may hang over the
 edge, and a few thick zigzag strokes. The preset `large` fills 40 % of an image on
 average, `small` 22 %.
+
+Masks are made many at a time: the random numbers of all of them go through the same
+few NumPy calls, and OpenCV draws a stroke at once with the interpreter lock released,
+so that Python does not bound how many masks the cores of a host make.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import math
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from mat_jax.errors import UserError
 
@@ -22,6 +27,8 @@ _MIN_WIDTH = 12
 _MAX_WIDTH = 48
 # Redrawing is cheap, but a range that no mask meets must not hang the training.
 _MAX_ATTEMPTS = 10_000
+# Bits behind the point of the coordinates that OpenCV draws at.
+_SHIFT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +54,7 @@ def random_mask(
     preset: str,
     hole_range: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-  """Draws the random mask that belongs to a seed.
-
-  The numbers of shapes are the published ones of 256 x 256 up to that resolution
-  and of 512 x 512 above it. Sizes grow with the resolution, but the brush is as
-  many pixels wide at 512 as at 256; below 256 and above 512 it scales as well, so
-  that hole ratios stay what they are there.
+  """Draws the random mask that belongs to a seed; see `fill_random_masks`.
 
   Args:
     seed: any integer; taken modulo 2**64. Equal arguments give equal masks.
@@ -68,20 +70,46 @@ def random_mask(
     UserError: unknown preset, a resolution below 8 or a range that masks of this
       preset do not meet.
   """
+  mask = np.empty((1, resolution, resolution, 1), np.float32)
+  fill_random_masks(mask, [seed], preset, hole_range)
+  return mask[0]
+
+
+def fill_random_masks(
+    out: np.ndarray,
+    seeds: Sequence[int],
+    preset: str,
+    hole_range: tuple[float, float] = (0.0, 1.0),
+) -> None:
+  """Draws the random masks that belong to seeds, each whatever the others are.
+
+  The numbers of shapes are the published ones of 256 x 256 up to that resolution
+  and of 512 x 512 above it. Sizes grow with the resolution, but the brush is as
+  many pixels wide at 512 as at 256; below 256 and above 512 it scales as well, so
+  that hole ratios stay what they are there.
+
+  Args:
+    out: float32 [n, resolution, resolution, 1], contiguous; where the masks go.
+    seeds: n integers; see `random_mask`.
+    preset: see `random_mask`.
+    hole_range: see `random_mask`.
+
+  Raises:
+    UserError: as `random_mask`.
+  """
+  resolution = out.shape[1]
   check_settings(resolution, preset, hole_range)
   limits = _LIMITS[preset, 256 if resolution <= 256 else 512]
   low, high = hole_range
   # Counter-based: the key alone selects the stream, with no state to warm up.
-  rng = np.random.Generator(np.random.Philox(key=int(seed) % 2**64))
+  pending = [(mask, np.random.Generator(np.random.Philox(key=int(seed) % 2**64)))
+             for mask, seed in zip(out[..., 0], seeds, strict=True)]
   for _ in range(_MAX_ATTEMPTS):
-    canvas = Image.new('L', (resolution, resolution), 1)
-    draw = ImageDraw.Draw(canvas)
-    _draw_boxes(draw, rng, resolution, limits.small_boxes, resolution // 2)
-    _draw_boxes(draw, rng, resolution, limits.large_boxes, resolution)
-    _draw_strokes(draw, rng, resolution, limits.strokes)
-    mask = np.asarray(canvas)
-    if low < 1 - np.count_nonzero(mask) / mask.size < high:
-      return mask[:, :, None].astype(np.float32)
+    if not pending:
+      return
+    _draw(*zip(*pending, strict=True), resolution, limits)
+    pending = [(mask, rng) for mask, rng in pending
+               if not low < 1 - cv2.countNonZero(mask) / mask.size < high]
   raise UserError(
       f'none of {_MAX_ATTEMPTS} masks of the preset {preset!r} had a hole ratio between {low} and '
       f'{high}; widen the range or take another preset')
@@ -99,60 +127,106 @@ def check_settings(resolution: int, preset: str, hole_range: tuple[float, float]
         f'the hole range ({low}, {high}) is not one; give 0 <= lowest < highest <= 1')
 
 
-def _draw_boxes(
-    draw: ImageDraw.ImageDraw,
-    rng: np.random.Generator,
-    resolution: int,
-    limit: int,
-    max_side: int,
-) -> None:
-  """Draws fewer than `limit` boxes with sides below `max_side` pixels."""
-  count = rng.integers(limit)
-  sides = rng.integers(max_side, size=(count, 2))
+def _draw(masks: Sequence[np.ndarray], rngs: Sequence[np.random.Generator], resolution: int,
+          limits: _Limits) -> None:
+  """Draws one attempt at a mask from each generator into [resolution, resolution]."""
+  for mask in masks:
+    mask.fill(1)
+  for limit, max_side in (
+      (limits.small_boxes, resolution // 2), (limits.large_boxes, resolution)):
+    numbers = np.stack([rng.random((limit, 4)) for rng in rngs])
+    for mask, boxes in zip(masks, _boxes(numbers, resolution, max_side), strict=True):
+      for top, bottom, left, right in boxes:
+        mask[top:bottom, left:right] = 0
+  walks, lengths, thickness = _strokes(rngs, resolution, limits.strokes)
+  for mask, *strokes in zip(masks, walks, lengths, thickness, strict=True):
+    for walk, length, width in zip(*strokes, strict=True):
+      if length:
+        # OpenCV rounds the ends and joints of thick lines.
+        cv2.polylines(mask, [walk[:length]], False, 0, width, cv2.LINE_8, _SHIFT)
+
+
+def _boxes(numbers: np.ndarray, resolution: int, max_side: int) -> list[list[list[int]]]:
+  """Turns random numbers into boxes with sides below `max_side` pixels.
+
+  Args:
+    numbers: uniform in [0, 1), [n, limit, 4].
+    resolution: side of the mask in pixels.
+    max_side: exclusive.
+
+  Returns:
+    For each of n masks fewer than `limit` boxes (top, bottom, left, right), ends
+    exclusive, within the mask.
+  """
+  limit = numbers.shape[1]
+  # The number of boxes comes from the last box, which is never drawn.
+  counts = (numbers[:, -1, 0] * limit).astype(np.int64)
+  sides = (numbers[..., :2] * max_side).astype(np.int64)
   # Up to half of a box may hang over either edge.
-  corners = rng.integers(-(sides // 2), resolution - sides + sides // 2, endpoint=True)
-  for (x, y), (width, height) in zip(corners.tolist(), sides.tolist(), strict=True):
-    if width and height:
-      draw.rectangle((x, y, x + width - 1, y + height - 1), fill=0)
+  room = resolution - sides + 2 * (sides // 2)
+  corners = (numbers[..., 2:] * (room + 1)).astype(np.int64) - sides // 2
+  starts, ends = np.maximum(corners, 0), np.minimum(corners + sides, resolution)
+  boxes = np.stack([starts, ends], -1).reshape(*numbers.shape)
+  return [part[:count].tolist() for part, count in zip(boxes, counts, strict=True)]
 
 
-def _draw_strokes(
-    draw: ImageDraw.ImageDraw, rng: np.random.Generator, resolution: int, limit: int) -> None:
-  """Draws fewer than `limit` brush strokes with round ends and joints."""
-  count = rng.integers(limit)
-  if not count:
-    return
-  scale = min(1, resolution / 256) * max(1, resolution / 512)
-  widths = rng.uniform(_MIN_WIDTH * scale, _MAX_WIDTH * scale, size=count)
-  num_vertices = rng.integers(_MIN_VERTICES, _MAX_VERTICES, size=count, endpoint=True)
-  vertices = _stroke_vertices(rng, resolution, count)
-  for points, number, width in zip(
-      vertices.tolist(), num_vertices.tolist(), widths.tolist(), strict=True):
-    points = [tuple(point) for point in points[:number]]
-    draw.line(points, fill=0, width=max(1, int(width)))
-    radius = width // 2
-    for x, y in points:
-      draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
+def _strokes(
+    rngs: Sequence[np.random.Generator], resolution: int, limit: int
+) -> tuple[np.ndarray, list[list[int]], list[list[int]]]:
+  """Draws the brush strokes of masks, fewer than `limit` each.
 
-
-def _stroke_vertices(rng: np.random.Generator, resolution: int, count: int) -> np.ndarray:
-  """Returns zigzag walks as (x, y), float64 [count, _MAX_VERTICES, 2] in [0, resolution]."""
+  Returns:
+    Zigzag walks as (x, y) in 1/2**_SHIFT pixels, int32 [n, limit - 1, _MAX_VERTICES, 2];
+    numbers of vertices (0: no stroke) and OpenCV's thickness of the lines,
+    [n][limit - 1].
+  """
   steps = _MAX_VERTICES - 1
+  strokes = limit - 1
+  # A row for each stroke: width, vertices, start (2), spread (2) and the angles; the row
+  # behind them is the mask's: number of strokes and flips (2).
+  uniform = np.stack([rng.random((limit, 6 + steps)) for rng in rngs])
+  normal = np.stack([rng.standard_normal((strokes, steps), np.float32) for rng in rngs])
+  mask_numbers, uniform = uniform[:, -1], uniform[:, :-1]
+  scale = min(1, resolution / 256) * max(1, resolution / 512)
+  widths = scale * (_MIN_WIDTH + (_MAX_WIDTH - _MIN_WIDTH) * uniform[..., 0])
+  lengths = _MIN_VERTICES + (uniform[..., 1] * (_MAX_VERTICES - _MIN_VERTICES + 1)).astype(int)
+  counts = (mask_numbers[:, :1] * limit).astype(int)
+  lengths[np.arange(strokes) >= counts] = 0
+  walks = _walks(uniform[..., 2:4], uniform[..., 4:6], uniform[..., 6:], normal, resolution)
+  # One pair of flips for all strokes of a mask.
+  flips = mask_numbers[:, None, None, 1:3] < 0.5
+  walks = np.where(flips, resolution - walks, walks)
+  # Pixel (0, 0) covers [0, 1) x [0, 1); for OpenCV its centre is the origin.
+  points = np.rint((walks - 0.5) * 2**_SHIFT).astype(np.int32)
+  # OpenCV draws an even thickness one pixel wider. Published strokes are int(width) pixels
+  # wide and their joints the next odd number; a quarter of a pixel lies between the means.
+  thickness = np.maximum(1, 2 * ((widths - 0.25) // 2)).astype(int)
+  return points, lengths.tolist(), thickness.tolist()
+
+
+def _walks(start: np.ndarray, spread: np.ndarray, turn: np.ndarray, normal: np.ndarray,
+           resolution: int) -> np.ndarray:
+  """Returns walks [..., steps + 1, 2] in [0, resolution] from random numbers.
+
+  Args:
+    start: uniform in [0, 1), [..., 2].
+    spread: likewise.
+    turn: likewise, [..., steps].
+    normal: standard normal, [..., steps].
+    resolution: side of the mask in pixels.
+  """
   # Directions of about 72 degrees, turned up and down in alternation.
   mean = 2 * math.pi / 5
-  spread = 2 * math.pi / 15 * rng.random((count, 2, 1))
-  low, high = mean - spread[:, 0], mean + spread[:, 1]
-  angles = low + (high - low) * rng.random((count, steps))
-  angles[:, 1::2] *= -1
+  spread = 2 * math.pi / 15 * spread
+  low, high = mean - spread[..., :1], mean + spread[..., 1:]
+  angles = low + (high - low) * turn
+  angles[..., 1::2] *= -1
   radius = math.sqrt(2) * resolution / 8
-  lengths = np.clip(rng.normal(radius, radius // 2, (count, steps)), 0, 2 * radius)
-  walk = np.empty((count, _MAX_VERTICES, 2))
-  walk[:, 0] = rng.uniform(0, resolution, (count, 2))
-  walk[:, 1:, 0] = lengths * np.cos(angles)
-  walk[:, 1:, 1] = lengths * np.sin(angles)
+  lengths = np.clip(radius + radius // 2 * normal, 0, 2 * radius)
+  moves = lengths[..., None] * np.stack([np.cos(angles), np.sin(angles)], -1)
+  walks = np.empty((*turn.shape[:-1], turn.shape[-1] + 1, 2))
+  walks[..., 0, :] = start * resolution
   # Not a cumulative sum: a walk that meets an edge goes on from there.
-  for i in range(1, _MAX_VERTICES):
-    walk[:, i] = np.clip(walk[:, i - 1] + walk[:, i], 0, resolution)
-  # One pair of flips for all strokes of a mask.
-  flips = rng.random(2) < 0.5
-  return np.where(flips, resolution - walk, walk)
+  for i in range(turn.shape[-1]):
+    np.clip(walks[..., i, :] + moves[..., i, :], 0, resolution, out=walks[..., i + 1, :])
+  return walks

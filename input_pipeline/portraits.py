@@ -1,189 +1,196 @@
-"""Images on disk: finding, splitting, decoding and squaring them."""
+"""Collections of images, whatever they are stored in, and their splits."""
 
+from collections.abc import Sequence
+import dataclasses
 import os
 import pathlib
 import random
+import zipfile
 
+from absl import logging
 import numpy as np
-from PIL import Image, ImageOps
 
+from input_pipeline import images
+from input_pipeline.sources import folder
+from input_pipeline.sources.source import Source, list_files
 from mat_jax.errors import UserError
 
 SAMPLES = 'samples'
 SPLITS = ('train', 'validation', 'test')
-CROPS = ('top', 'center', 'random')
-MIN_SIDE = 8
 
 _SAMPLES_DIR = pathlib.Path(__file__).parent / 'samples'
-_SUFFIXES = frozenset({
-    '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm',
-    '.tga', '.tif', '.tiff', '.webp',
-})
+_RECORDS_INFO = 'dataset_info.json'
+# OUTPUT/NAME/CONFIG/VERSION/dataset_info.json is the deepest that TFDS writes.
+_RECORDS_DEPTH = 3
 
 
-def find_images(data_dir: str) -> list[str]:
-  """Finds the images in a folder and the folders inside it.
+@dataclasses.dataclass(frozen=True)
+class Portraits:
+  """The images of a source, or of a part of it, in a fixed order.
 
-  Hidden files and folders (`.ipynb_checkpoints`, the `._*` files of macOS) are left
-  out, and symbolic links to folders are not followed.
-
-  Args:
-    data_dir: a folder, or 'samples' for the portraits that come with the project
-      (a folder of your own with that name: './samples').
-
-  Returns:
-    Paths of the image files, sorted by their POSIX path relative to the folder.
-
-  Raises:
-    UserError: the folder is not given, is missing, is a file or holds no images.
+  Attributes:
+    source: where they are.
+    positions: of these images among the source's.
   """
-  if not str(data_dir):
-    raise UserError('data_dir is empty; set --config.data_dir to a folder of images')
-  root = _SAMPLES_DIR if str(data_dir) == SAMPLES else pathlib.Path(data_dir).expanduser()
-  if not root.exists():
+  source: Source
+  positions: Sequence[int]
+
+  def __len__(self) -> int:
+    return len(self.positions)
+
+  def name(self, index: int) -> str:
+    """Returns an image's path or what stands for one, for messages."""
+    return f'{self.source.location}/{self.source.name(self.positions[index])}'
+
+  def stems(self) -> list[str]:
+    """Returns the names of all images, relative to their source and without endings."""
+    return [os.path.splitext(self.source.name(position))[0] for position in self.positions]
+
+  def load(self, index: int, resolution: int, crop: str = 'top',
+           rng: np.random.Generator | None = None) -> np.ndarray:
+    """Reads an image as a square.
+
+    Args:
+      index: in [0, len).
+      resolution: side in pixels.
+      crop: see `images.square`.
+      rng: see `images.square`.
+
+    Returns:
+      uint8 [resolution, resolution, 3].
+
+    Raises:
+      UserError: an image that cannot be read, by its name.
+    """
+    try:
+      data = self.source.read(self.positions[index])
+      image = images.decode(data, None if crop == 'random_crop' else resolution)
+    # Archives and decoders meet broken files with errors of many types.
+    except Exception as error:
+      raise UserError(f'the image {self.name(index)!r} cannot be read ({images.reason(error)}); '
+                      'repair or remove it') from error
+    return images.square(image, resolution, crop, rng)
+
+  def split(self, name: str, seed: int = 123) -> 'Portraits':
+    """Returns a part of the images: 85 % train, 10 % validation, 5 % test.
+
+    Which image is in which part depends on the seed and on the images' names alone,
+    not on where they lie. With three images or more no part is empty. Images that
+    are stored in splits keep to these.
+
+    Args:
+      name: 'train', 'validation', 'test', 'all' or several joined by '+'.
+      seed: of the shuffle.
+
+    Raises:
+      UserError: unknown name, a part without images, or stored splits of another seed.
+    """
+    names = name.split('+')
+    for part in names:
+      if part not in (*SPLITS, 'all'):
+        raise UserError(
+            f"unknown split {part!r}; use {', '.join(SPLITS)}, all or several joined by '+'")
+    parts = _stored_splits(self.source, seed) or draw_splits(len(self), seed)
+    parts['all'] = range(len(self))
+    selected = sorted(set().union(*(parts[part] for part in names)))
+    if not selected:
+      raise UserError(f'the split {name!r} of {len(self)} images is empty; give at least '
+                      f'{len(SPLITS)} images')
+    return Portraits(self.source, [self.positions[i] for i in selected])
+
+
+def _stored_splits(source: Source, seed: int) -> dict[str, Sequence[int]] | None:
+  """Returns the splits that a source comes with, None if it lacks one of the three."""
+  if source.splits is None or not set(SPLITS) <= set(source.splits):
+    return None
+  if source.split_seed not in (None, seed):
     raise UserError(
-        f'the image folder {str(data_dir)!r} does not exist; give an existing folder or '
-        f'{SAMPLES!r}')
-  if not root.is_dir():
-    raise UserError(f'{str(data_dir)!r} is a file; give the folder that holds the images')
-  files = []
-  for folder, subfolders, names in os.walk(root):
-    subfolders[:] = [name for name in subfolders if not name.startswith('.')]
-    files += [
-        pathlib.Path(folder, name) for name in names
-        if not name.startswith('.') and pathlib.PurePath(name).suffix.lower() in _SUFFIXES
-    ]
-  if not files:
-    raise UserError(
-        f'the folder {str(data_dir)!r} holds no images; put .jpg, .png, .webp or other image files '
-        'there')
-  return [str(path) for path in sorted(files, key=lambda path: path.relative_to(root).as_posix())]
+        f'{source.location!r} was split with the seed {source.split_seed}; set '
+        f'--config.data.split_seed={source.split_seed} or prepare it with --split_seed={seed}')
+  return {name: source.splits[name] for name in SPLITS}
 
 
-def split(files: list[str], name: str, seed: int = 123) -> list[str]:
-  """Returns a part of the images: 85 % train, 10 % validation, 5 % test.
-
-  Which image is in which part depends on the seed and on the images' relative
-  names alone, not on where their folder lies. With three images or more no part is
-  empty.
-
-  Args:
-    files: paths as `find_images` returns them, all from one folder.
-    name: 'train', 'validation', 'test', 'all' or several joined by '+'.
-    seed: of the shuffle.
-
-  Returns:
-    The paths of the part, sorted.
-
-  Raises:
-    UserError: unknown name or a part without images.
-  """
-  names = name.split('+')
-  for part in names:
-    if part not in (*SPLITS, 'all'):
-      raise UserError(
-          f"unknown split {part!r}; use {', '.join(SPLITS)}, all or several joined by '+'")
-  # Paths that begin alike sort as their ends do, so the root need not be known.
-  ordered = sorted(files, key=lambda path: pathlib.PurePath(path).as_posix())
-  shuffled = list(range(len(ordered)))
+def draw_splits(count: int, seed: int) -> dict[str, Sequence[int]]:
+  """Splits the numbers below `count`; see `Portraits.split`."""
+  shuffled = list(range(count))
   random.Random(seed).shuffle(shuffled)
   # Integers: 0.85 * n rounds differently for some n.
-  num_validation = max(1, len(ordered) // 10)
-  num_train = min(len(ordered) * 85 // 100, len(ordered) - num_validation - 1)
-  if len(ordered) < len(SPLITS):
-    num_train, num_validation = len(ordered), 0
+  num_validation = max(1, count // 10)
+  num_train = min(count * 85 // 100, count - num_validation - 1)
+  if count < len(SPLITS):
+    num_train, num_validation = count, 0
   end = num_train + num_validation
-  positions = {
-      'train': shuffled[:num_train],
-      'validation': shuffled[num_train:end],
-      'test': shuffled[end:],
-      'all': shuffled,
-  }
-  selected = sorted(set().union(*(positions[part] for part in names)))
-  if not selected:
-    raise UserError(
-        f'the split {name!r} of {len(ordered)} images is empty; give at least {len(SPLITS)} images')
-  return [ordered[i] for i in selected]
+  return {'train': shuffled[:num_train], 'validation': shuffled[num_train:end],
+          'test': shuffled[end:]}
 
 
-def load_image(path: str) -> np.ndarray:
-  """Decodes an image file, upright and in RGB.
-
-  Grayscale, palette, CMYK and 16-bit images are converted, transparent ones laid on
-  white; of an animation the first frame counts.
+def open_portraits(data_dir: str, genre: str = '') -> Portraits:
+  """Opens a collection of images after finding out what it is.
 
   Args:
-    path: an image file that Pillow reads.
+    data_dir: a folder of images, searched in depth; a zip archive of them; a folder
+      of ArtGAN's WikiArt with `genre_train.csv` or `genre_val.csv`; parquet shards
+      as of huggan/wikiart, a folder or a file; a TensorFlow data set; or 'samples'
+      for the portraits that come with the project (a folder of your own with that
+      name: './samples').
+    genre: name or number of the genre to take where the collection has genres (the
+      tables and the shards), '' for all.
 
   Returns:
-    uint8 [H, W, 3] in [0, 255].
+    All its images, sorted by their names.
 
   Raises:
-    UserError: a missing, unreadable or truncated file, or a side below 8 pixels.
+    UserError: nothing there, nothing readable, no images or none of that genre.
   """
-  try:
-    with Image.open(path) as image:
-      rgb = _to_rgb(ImageOps.exif_transpose(image))
-  # Pillow's decoders meet broken files with errors of many types.
-  except Exception as error:
-    raise UserError(
-        f'the image {str(path)!r} cannot be read ({error}); repair or remove it') from error
-  if min(rgb.size) < MIN_SIDE:
-    raise UserError(
-        f'the image {str(path)!r} is too small ({rgb.width} x {rgb.height} pixels); remove it or '
-        f'give one with at least {MIN_SIDE} pixels a side')
-  return np.asarray(rgb)
+  location = str(data_dir)
+  if not location:
+    raise UserError('data_dir is empty; set --config.data_dir to a folder of images')
+  root = _SAMPLES_DIR if location == SAMPLES else pathlib.Path(location).expanduser()
+  if not root.exists():
+    raise UserError(f'the image folder {location!r} does not exist; give an existing folder, a zip '
+                    f'archive or {SAMPLES!r}')
+  source = _open_folder(location, root, genre) if root.is_dir() else _open_file(
+      location, root, genre)
+  logging.info('%d images in %s (%s).', len(source), location,
+               type(source).__name__.removesuffix('Source'))
+  return Portraits(source, range(len(source)))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-  """Converts an image of any mode to RGB, on white where it is transparent."""
-  if image.mode.startswith('I'):
-    # Pillow would clip 16-bit values to 255 instead of scaling them.
-    values = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255)
-    image = Image.fromarray(np.rint(values).astype(np.uint8))
-  if image.has_transparency_data:
-    image = image.convert('RGBA')
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image)
-  return image.convert('RGB')
+def _open_file(location: str, path: pathlib.Path, genre: str) -> Source:
+  # Modules of libraries that only some users need are loaded where they are.
+  if path.suffix.lower() == '.parquet':
+    from input_pipeline.sources import parquet
+    return parquet.ParquetSource(location, path.parent, [path.name], genre)
+  if zipfile.is_zipfile(path) or path.suffix.lower() == '.zip':
+    from input_pipeline.sources import archive
+    return archive.ZipSource(location, path)
+  raise UserError(f'{location!r} is a file, but neither a zip archive nor a .parquet file; give the '
+                  'folder that holds the images')
 
 
-def square(
-    image: np.ndarray,
-    resolution: int,
-    crop: str = 'top',
-    rng: np.random.Generator | None = None,
-) -> np.ndarray:
-  """Cuts the largest square out of an image and resizes it, with antialiasing.
-
-  Args:
-    image: uint8 [H, W, 3].
-    resolution: side of the result in pixels; smaller images are enlarged.
-    crop: 'top' keeps the top of a portrait and the centre of a landscape format,
-      'center' the centre, 'random' draws the place from `rng`.
-    rng: for 'random' only.
-
-  Returns:
-    uint8 [resolution, resolution, 3].
-
-  Raises:
-    UserError: unknown crop.
-  """
-  check_crop(crop)
-  height, width, _ = image.shape
-  side = min(height, width)
-  left, top = (width - side) // 2, (height - side) // 2
-  if crop == 'top':
-    top = 0
-  elif crop == 'random':
-    left = int(rng.integers(width - side, endpoint=True))
-    top = int(rng.integers(height - side, endpoint=True))
-  cut = Image.fromarray(image[top:top + side, left:left + side])
-  # Lanczos widens its support when it shrinks, which is the antialiasing.
-  return np.asarray(cut.resize((resolution, resolution), Image.Resampling.LANCZOS))
-
-
-def check_crop(crop: str) -> None:
-  """Raises a UserError if `square` does not know the crop."""
-  if crop not in CROPS:
-    raise UserError(f'unknown crop {crop!r}; choose one of {", ".join(CROPS)}')
+def _open_folder(location: str, root: pathlib.Path, genre: str) -> Source:
+  files, outside = list_files(root)
+  if outside:
+    logging.warning('%d links that lead out of %s are left out, %s for one.', len(outside),
+                    location, outside[0])
+  records = [file for file in files if file.count('/') <= _RECORDS_DEPTH
+             and file.rpartition('/')[2] == _RECORDS_INFO]
+  if len(records) > 1:
+    raise UserError(f'{location!r} holds several data sets; give one of '
+                    f'{", ".join(os.path.dirname(str(root / file)) for file in records)}')
+  if records:
+    from input_pipeline.sources import records as records_source
+    return records_source.RecordsSource(location, (root / records[0]).parent)
+  shards = [file for file in files if file.lower().endswith('.parquet')]
+  if shards:
+    from input_pipeline.sources import parquet
+    return parquet.ParquetSource(location, root, shards, genre)
+  if any(table in files for table in folder.TABLES):
+    return folder.artgan(location, root, files, genre)
+  names = [file for file in files if images.has_image_suffix(file)]
+  if names:
+    return folder.FolderSource(location, root, names)
+  archives = [file for file in files if file.lower().endswith('.zip')]
+  hint = (f'give the archive {str(root / archives[0])!r} itself' if archives else
+          'put .jpg, .png, .webp or other image files there')
+  raise UserError(f'the folder {location!r} holds no images; {hint}')

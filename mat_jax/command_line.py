@@ -66,5 +66,10 @@ def _unraisable(found: 'sys.UnraisableHookArgs') -> None:
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:
-  """Keeps back the tracebacks with which Orbax's threads accompany an error that it raises."""
-  return 'orbax' not in record.pathname and record.name != 'asyncio'
+  """Keeps back what libraries tell their own developers.
+
+  Orbax's threads accompany an error that it raises with tracebacks; TFDS warns of settings
+  of ours.
+  """
+  chatty = any(name in record.pathname for name in ('orbax', 'tensorflow_datasets', 'apache_beam'))
+  return not chatty and record.name != 'asyncio'

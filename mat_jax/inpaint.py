@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from input_pipeline import portraits
+from input_pipeline.images import load_image
+from input_pipeline.mask_files import load_mask
+from input_pipeline.sources.folder import find_images
 from mat_jax import image_grid, inference, settings
 from mat_jax.checkpoint import EmaCheckpoint, check_architecture, restore_ema
 from mat_jax.errors import UserError
@@ -194,21 +196,6 @@ def _known(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
   return mask != 0
 
 
-def load_mask(path: str) -> np.ndarray:
-  """Reads a mask file.
-
-  Args:
-    path: any image; darker than middle gray is hole.
-
-  Returns:
-    bool [H, W, 1], True where a pixel is kept.
-
-  Raises:
-    UserError: the file is no readable image.
-  """
-  return portraits.load_image(path).mean(axis=-1, keepdims=True) > 127.5
-
-
 def match_files(images: str, masks: str) -> list[tuple[str, str]]:
   """Pairs of image and mask files.
 
@@ -242,7 +229,7 @@ def _stem(path: str) -> str:
 def _list_files(path: str, field: str) -> list[str]:
   if not path:
     raise UserError(f'{field} is empty; set --config.{field} to a file or folder')
-  return [path] if os.path.isfile(path) else portraits.find_images(path)
+  return [path] if os.path.isfile(path) else find_images(path)
 
 
 def _check_stems(files: list[str]) -> None:
@@ -255,7 +242,7 @@ def _check_stems(files: list[str]) -> None:
 
 
 def _check_pair(image_path: str, mask_path: str) -> None:
-  sizes = [portraits.load_image(path).shape[:2] for path in (image_path, mask_path)]
+  sizes = [load_image(path).shape[:2] for path in (image_path, mask_path)]
   if sizes[0] != sizes[1]:
     (h, w), (mask_h, mask_w) = sizes
     raise UserError(f'the mask {mask_path} is {mask_w} x {mask_h}, its image {image_path} is '
@@ -286,7 +273,7 @@ def inpaint_files(config: ml_collections.ConfigDict, workdir: str) -> None:
   os.makedirs(output, exist_ok=True)
   for image_path, mask_path in tqdm.tqdm(pairs, unit='image', desc='inpainting', disable=None):
     results = inpainter.inpaint(
-        portraits.load_image(image_path), load_mask(mask_path), options.seed,
+        load_image(image_path), load_mask(mask_path), options.seed,
         options.num_samples, options.truncation_psi)
     for i, result in enumerate(results):
       suffix = f'_{i}' if options.num_samples > 1 else ''

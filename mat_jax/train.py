@@ -1,6 +1,6 @@
 """The training loop: data, step, reports, samples, checkpoints, resume."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 import tqdm
 
 from convert import feature_nets as feature_weights
-from input_pipeline import masks, pipeline, portraits
+from input_pipeline import streams
+from input_pipeline.stream import Stream
 from mat_jax import feature_nets, image_grid, inference, sharding, status, train_state, train_step
 from mat_jax import settings as settings_lib
 from mat_jax.checkpoint import (
@@ -64,9 +65,9 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   """
   mesh = sharding.make_mesh()
   _check(config, mesh)
-  files = portraits.split(
-      portraits.find_images(config.data_dir), config.data.split, config.data.split_seed)
-  samples = _sample_batch(config)
+  portraits, masks = streams.open_training(config)
+  count = config.train.sample_images
+  samples = streams.sample_batch(config, count) if count else None
   networks, features = _networks(config)
   settings = settings_lib.training_from_config(config)
   checkpoints = Checkpoints(workdir, config.model, config.train.max_to_keep)
@@ -77,14 +78,11 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   state = _initial_state(run)
   if int(state.step) == 0:
     _write_config(config, writer)
-  stream = pipeline.training_batches(
-      files, resolution=config.model.resolution, batch_size=config.train.batch_size,
-      seed=config.seed, start_index=int(state.images_seen) // config.train.batch_size,
-      mask_preset=config.data.mask_preset, hole_range=tuple(config.data.hole_range),
-      mirror=config.data.mirror, crop=config.data.crop,
-      process_index=jax.process_index(), process_count=jax.process_count())
-  logging.info('Training on %d images, %d devices, batch %d.', len(files), mesh.devices.size,
-               config.train.batch_size)
+  stream = streams.training_stream(
+      config, portraits, masks, int(state.images_seen) // config.train.batch_size,
+      jax.process_index(), jax.process_count())
+  logging.info('Training on %d images, %d devices, batch %d.', len(portraits),
+               mesh.devices.size, config.train.batch_size)
   try:
     state = _loop(run, state, stream, samples)
   finally:
@@ -110,10 +108,6 @@ def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   if config.train.noise_mode not in ('random', 'const', 'none'):
     raise UserError(f"train.noise_mode is {config.train.noise_mode!r}; choose 'random', 'const' "
                     "or 'none'")
-  portraits.check_crop(config.data.crop)
-  for options in (config.data, config.eval):
-    masks.check_settings(
-        config.model.resolution, options.mask_preset, tuple(options.hole_range))
   if config.init_from:
     step = find_step(config.init_from)
     check_architecture(read_meta(step)['model'], config.model, step)
@@ -171,20 +165,6 @@ def _write_config(config: ml_collections.ConfigDict, writer: metric_writers.Metr
   writer.write_texts(0, {'config': '\n'.join('    ' + line for line in lines)})
 
 
-def _sample_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray] | None:
-  """The fixed validation images of the sample grids, the same on every process."""
-  count = config.train.sample_images
-  if not count:
-    return None
-  files = portraits.split(portraits.find_images(config.data_dir), config.eval.validation_split,
-                          config.data.split_seed)[:count]
-  batch = next(iter(pipeline.evaluation_batches(
-      files, resolution=config.model.resolution, batch_size=len(files), seed=config.eval.seed,
-      mask_preset=config.eval.mask_preset, hole_range=tuple(config.eval.hole_range),
-      crop=config.data.crop)))
-  return {name: batch[name] for name in ('image', 'mask')}
-
-
 @functools.lru_cache(maxsize=8)
 def compiled_step(
     networks: train_step.Networks, settings: settings_lib.Training, mesh: Mesh,
@@ -213,7 +193,7 @@ def compiled_create(
   return jax.jit(create, out_shardings=sharding.replicated(mesh))
 
 
-def _loop(run: Run, state: TrainState, stream: Iterator[dict[str, np.ndarray]],
+def _loop(run: Run, state: TrainState, stream: Stream,
           samples: dict[str, np.ndarray] | None) -> TrainState:
   """Steps until the end, reporting at every tick."""
   train = run.config.train
@@ -233,14 +213,14 @@ def _loop(run: Run, state: TrainState, stream: Iterator[dict[str, np.ndarray]],
     step, images_seen = step + 1, images_seen + batch_size
     progress.update()
     if step % tick == 0 or step == total:
-      state = _report(run, state, clock, step, tick)
+      state = _report(run, state, stream, clock, step, tick)
     if step % (tick * train.snapshot_ticks) == 0 or step == total:
       _snapshot(run, state, samples)
   progress.close()
   return state
 
 
-def _report(run: Run, state: TrainState, clock: status.Clock, step: int,
+def _report(run: Run, state: TrainState, stream: Stream, clock: status.Clock, step: int,
             steps_per_tick: int) -> TrainState:
   """Writes the means since the last tick and the status line; clears the sums."""
   totals = jax.device_get(state.totals)
@@ -248,7 +228,8 @@ def _report(run: Run, state: TrainState, clock: status.Clock, step: int,
   timing = clock.tick(step)
   scalars |= {
       'time/sec_per_kimg': timing.sec_per_kimg, 'time/images_per_sec': timing.images_per_sec,
-      'progress/kimg': int(state.images_seen) / 1000, **_learning_rates(run)}
+      'progress/kimg': int(state.images_seen) / 1000,
+      'data/unreadable_images': len(stream.unreadable), **_learning_rates(run)}
   run.writer.write_scalars(step, scalars)
   logging.info(status.line(-(-step // steps_per_tick), int(state.images_seen) / 1000, timing))
   return state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))

@@ -30,11 +30,12 @@ def test_the_result_does_not_depend_on_the_batch(trained):
   workdir, config = trained
   found = checkpoint.restore_ema(workdir)
   generator = settings.generator_from_config(config.model)
-  first, _ = evaluate.run(generator, found.variables, config, config.eval.split)
+  first = evaluate.run(generator, found.variables, config, config.eval.split).metrics
   config = config.copy_and_resolve_references()
   config.eval.batch_size = 3
-  second, pictures = evaluate.run(generator, found.variables, config, config.eval.split, 2)
+  second, pictures, unreadable = evaluate.run(generator, found.variables, config, config.eval.split, 2)
   assert first['MAT']['psnr'].shape == (5, 2) and len(pictures['image']) == 2
+  assert unreadable == 0
   assert np.any(pictures['image'][0] != pictures['image'][1])
   for system, metrics in first.items():
     for name, values in metrics.items():

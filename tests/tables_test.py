@@ -6,7 +6,8 @@ from eval import tables
 
 
 def _report(values):
-  return tables.Report(step=7, kimg=0.5, split='test', mask_preset='large', masks_per_image=2,
+  return tables.Report(step=7, kimg=0.5, split='test', masks='large random', masks_per_image=2,
+                       unreadable=0,
                        summaries={'MAT': {'psnr': tables.summarize(values)}})
 
 

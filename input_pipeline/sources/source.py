@@ -1,0 +1,87 @@
+"""What every kind of image collection offers, and which paths may be read for it."""
+
+from collections.abc import Iterable, Mapping
+import os
+import pathlib
+from typing import Protocol
+
+from mat_jax.errors import UserError
+
+
+class Source(Protocol):
+  """A collection of encoded images in a fixed order; safe to read from many threads.
+
+  Attributes:
+    location: the file or folder that it was opened from, as the user wrote it.
+    splits: positions of the stored splits; None when it is not split yet.
+    split_seed: that the stored splits were drawn with, if known.
+    resolution: length that the images' short sides were resized to when they were
+      stored, if known.
+  """
+
+  location: str
+  splits: Mapping[str, range] | None
+  split_seed: int | None
+  resolution: int | None
+
+  def __len__(self) -> int:
+    """Returns the number of images."""
+
+  def name(self, index: int) -> str:
+    """Returns the name of an image: a relative POSIX path, unique, sorted."""
+
+  def read(self, index: int) -> bytes:
+    """Returns the encoded image; raises any exception when it cannot be read."""
+
+
+class Unsplit:
+  """The attributes of a source that is what the user put there."""
+
+  splits = None
+  split_seed = None
+  resolution = None
+
+
+def list_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Lists a folder in depth.
+
+  Hidden files and folders (`.ipynb_checkpoints`, the `._*` files of macOS) are left
+  out, and symbolic links to folders are not followed.
+
+  Args:
+    root: a folder.
+
+  Returns:
+    POSIX paths relative to the folder, sorted, and of the links among them those that
+    lead out of it and are left out.
+  """
+  inside, outside = [], []
+  real_root = os.path.realpath(root)
+  for folder, subfolders, names in os.walk(root):
+    subfolders[:] = [name for name in subfolders if not name.startswith('.')]
+    for name in names:
+      if name.startswith('.'):
+        continue
+      path = os.path.join(folder, name)
+      leaves = os.path.islink(path) and not _is_inside(path, real_root)
+      (outside if leaves else inside).append(pathlib.Path(path).relative_to(root).as_posix())
+  return sorted(inside), sorted(outside)
+
+
+def _is_inside(path: str, real_root: str) -> bool:
+  return os.path.realpath(path).startswith(os.path.join(real_root, ''))
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+  """Raises a UserError for a name that leads out of the folder it is relative to.
+
+  Args:
+    names: as an archive or a table has them.
+    where: which one, for the message.
+  """
+  for name in names:
+    # What Windows separates by is checked too: the archive may come from there.
+    parts = name.replace('\\', '/').split('/')
+    if '..' in parts or not parts[0] or ':' in parts[0]:
+      raise UserError(
+          f'{where!r} names {name!r}, which lies outside of it; take that entry out')

@@ -1,0 +1,161 @@
+"""From a function that makes a batch to an iterator over batches."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+import json
+import os
+import weakref
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from mat_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+# Position of an image -> what is wrong with it.
+Unreadable = dict[int, str]
+
+# Batches made ahead of the consumer: they bound the memory of a stream.
+_PREFETCH = 2
+# TensorFlow takes arrays over without a copy when they begin at such an address.
+_ALIGNMENT = 64
+# A larger share of unreadable images is a damaged data set, not an accident.
+_MAX_UNREADABLE = 0.01
+
+
+class Stream(Iterator[Batch]):
+  """An iterator over batches that keeps account of unreadable images.
+
+  Attributes:
+    unreadable: the images that the batches so far could not have.
+  """
+
+  def __init__(
+      self,
+      indices: tf.data.Dataset,
+      make: Callable[..., tuple[Batch, Unreadable]],
+      spec: Mapping[str, tf.TensorSpec],
+      num_images: int,
+  ):
+    """Starts to make batches, in order, a few ahead of the consumer.
+
+    Args:
+      indices: a data set of tuples of int64 arrays.
+      make: called with such a tuple; returns the batch and what could not be read. A
+        `UserError` ends the stream.
+      spec: shapes and dtypes of the batch.
+      num_images: that the batches are made from.
+    """
+    self.unreadable: Unreadable = {}
+    self._num_images = num_images
+    dataset = indices.map(_in_graph(make, spec), num_parallel_calls=_PREFETCH)
+    options = tf.data.Options()
+    options.deterministic = True
+    dataset = dataset.prefetch(_PREFETCH).with_options(options)
+    # Threads that still make examples while the interpreter shuts down would deadlock it,
+    # so that the iterator has to go before, even where the caller keeps the stream.
+    self._iterators = [dataset.as_numpy_iterator()]
+    weakref.finalize(self, self._iterators.clear)
+
+  def __next__(self) -> Batch:
+    """Returns the next batch; UserError for a wrong mask or too many unreadable images."""
+    if not self._iterators:
+      raise StopIteration
+    batch = next(self._iterators[0])
+    error = batch.pop('error').decode(errors='surrogateescape')
+    if error:
+      raise UserError(error)
+    self._note(json.loads(batch.pop('unreadable')))
+    return batch
+
+  def _note(self, unreadable: dict[str, str]) -> None:
+    """Logs images that were not noted before; fails when they are too many."""
+    for position, message in unreadable.items():
+      if int(position) not in self.unreadable:
+        self.unreadable[int(position)] = message
+        logging.warning('Skipping one of %d images: %s.', self._num_images, message)
+    if is_too_many(len(self.unreadable), self._num_images):
+      raise UserError(
+          f'{len(self.unreadable)} of {self._num_images} images cannot be read, more than '
+          f'{_MAX_UNREADABLE:.0%}: {next(iter(self.unreadable.values()))}')
+
+
+def is_too_many(unreadable: int, num_images: int) -> bool:
+  """Whether so many unreadable images are more than an accident."""
+  return unreadable > _MAX_UNREADABLE * num_images
+
+
+def _in_graph(
+    make: Callable[..., tuple[Batch, Unreadable]], spec: Mapping[str, tf.TensorSpec]
+) -> Callable[..., dict[str, tf.Tensor]]:
+  """Wraps a function of NumPy arrays for tf.data, with its errors as data."""
+  def call(*arrays: np.ndarray) -> list[np.ndarray | bytes]:
+    # An exception would leave tf.data as an UnknownError with a traceback for text.
+    try:
+      batch, unreadable = make(*arrays)
+      return [*(batch[key] for key in spec), json.dumps(unreadable).encode(), b'']
+    except UserError as error:
+      empty = (np.zeros(part.shape, part.dtype.as_numpy_dtype) for part in spec.values())
+      return [*empty, b'{}', str(error).encode(errors='surrogateescape')]
+
+  def tensors(*numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+    dtypes = [part.dtype for part in spec.values()]
+    *values, unreadable, error = tf.numpy_function(call, numbers, (*dtypes, tf.string, tf.string))
+    batch = {key: tf.ensure_shape(value, part.shape)
+             for (key, part), value in zip(spec.items(), values, strict=True)}
+    return {**batch, 'unreadable': unreadable, 'error': error}
+
+  return tensors
+
+
+class ImageLoader:
+  """Loads the images of batches on many threads at a time."""
+
+  def __init__(self, resolution: int, num_threads: int | None = None):
+    """Makes the threads; None for one per CPU core."""
+    self._resolution = resolution
+    self._pool = futures.ThreadPoolExecutor(num_threads or os.cpu_count() or 1, 'images')
+
+  def start(self, load: Callable[[int], np.ndarray | None],
+            count: int) -> Callable[[], np.ndarray]:
+    """Begins to load the images of a batch.
+
+    Args:
+      load: called with 0 .. count - 1 from several threads; returns uint8 [resolution,
+        resolution, 3], or None for a blank image.
+      count: of images.
+
+    Returns:
+      A function that waits for the images: float32 [count, resolution, resolution, 3]
+      in [-1, 1], blank ones 0.
+    """
+    out = aligned_empty((count, self._resolution, self._resolution, 3))
+
+    def fill(i: int) -> None:
+      image = load(i)
+      if image is None:
+        out[i] = 0
+        return
+      # In the processor's cache first: passes over a whole batch are slow.
+      values = image.astype(np.float32)
+      values /= 127.5
+      values -= 1
+      out[i] = values
+
+    tasks = [self._pool.submit(fill, i) for i in range(count)]
+
+    def wait() -> np.ndarray:
+      for task in tasks:
+        task.result()
+      return out
+
+    return wait
+
+
+def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+  """Returns float32 memory that TensorFlow need not copy."""
+  size = int(np.prod(shape))
+  buffer = np.empty(size + _ALIGNMENT // 4, np.float32)
+  start = -buffer.ctypes.data % _ALIGNMENT // 4
+  return buffer[start:start + size].reshape(shape)

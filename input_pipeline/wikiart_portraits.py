@@ -1,0 +1,121 @@
+"""The TensorFlow data set `wikiart_portraits`: images resized once, in shards and splits.
+
+`python -m input_pipeline.prepare` builds it from any collection that can be trained on.
+TFDS's own command builds it too:
+
+  tfds build input_pipeline/wikiart_portraits.py --manual_dir=PORTRAITS --data_dir=OUTPUT
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+
+from input_pipeline import preparation
+from input_pipeline.portraits import Portraits, open_portraits
+
+REPORT = 'report.json'
+
+
+@dataclasses.dataclass(eq=False)
+class PortraitsConfig(tfds.core.BuilderConfig):
+  """How the images are prepared.
+
+  Attributes:
+    resolution: length that the short sides are resized to, in pixels.
+    genre: see `open_portraits`.
+    split_seed: see `Portraits.split`.
+    quality: of the JPEGs, 1 to 100.
+    portraits_dir: see `open_portraits`; '' takes TFDS's `manual_dir`.
+  """
+  resolution: int = 256
+  genre: str = 'portrait'
+  split_seed: int = 123
+  quality: int = 95
+  portraits_dir: str = ''
+
+
+class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
+  """Painted portraits, or the images of any other collection."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  BUILDER_CONFIGS = [
+      PortraitsConfig(name=str(resolution), resolution=resolution) for resolution in (256, 512)]
+  MANUAL_DOWNLOAD_INSTRUCTIONS = """
+  Give the folder with the images: portrait_faces.zip of HistoGAN unpacked, ArtGAN's
+  WikiArt with its genre tables, the shards of huggan/wikiart, or any folder of images.
+  """
+
+  def __init__(self, *, file_format: str | tfds.core.FileFormat | None = None, **kwargs: Any):
+    # Training reads records in any order, which TFDS's default format does not allow.
+    super().__init__(file_format=file_format or tfds.core.FileFormat.ARRAY_RECORD, **kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    config = self.builder_config
+    return tfds.core.DatasetInfo(
+        builder=self,
+        description='Images with their short sides resized, split into train, validation, test.',
+        features=tfds.features.FeaturesDict({
+            'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
+            'name': tfds.features.Text(),
+        }),
+        # The order of the names: shuffling is the pipeline's work.
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(
+            resolution=config.resolution, split_seed=config.split_seed, quality=config.quality,
+            genre=str(config.genre)))
+
+  def open_source(self, dl_manager: tfds.download.DownloadManager) -> Portraits:
+    """Opens the collection that the data set is made from."""
+    location = self.builder_config.portraits_dir or str(dl_manager.manual_dir)
+    return open_portraits(location, self.builder_config.genre)
+
+  def _split_generators(
+      self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+    portraits, config = self.open_source(dl_manager), self.builder_config
+    # Which split an image is in shows only when all have been read; until then they are
+    # kept in a file without a name.
+    spool = tempfile.TemporaryFile(dir=self.data_path)
+    ends, prepared = [0], []
+    progress = tqdm.tqdm(preparation.prepare_images(portraits, config.resolution, config.quality),
+                         total=len(portraits), unit='image', desc='preparing', disable=None)
+    for image in progress:
+      spool.write(image.data)
+      ends.append(spool.tell())
+      prepared.append(dataclasses.replace(image, data=b''))
+    plan = preparation.plan(prepared, config.split_seed)
+    write_report(plan, os.fspath(self.data_path))
+    offsets = np.array(ends)
+    names = [image.name for image in prepared]
+
+    def read(position: int) -> bytes:
+      spool.seek(offsets[position])
+      return spool.read(offsets[position + 1] - offsets[position])
+
+    progress = tqdm.tqdm(total=plan.report()['images'], unit='image', desc='writing', disable=None)
+
+    def examples(positions: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+      for i, position in enumerate(positions):
+        progress.update()
+        yield i, {'image': read(position), 'name': names[position]}
+
+    return {split: examples(positions) for split, positions in plan.splits.items()}
+
+  def _generate_examples(self, **kwargs: Any) -> Iterator[Any]:
+    raise NotImplementedError('the splits are made together')
+
+
+def write_report(plan: preparation.Plan, folder: str) -> None:
+  """Writes what was kept and what not beside the shards."""
+  text = json.dumps(plan.report(), indent=2, ensure_ascii=False)
+  # Names of files need not be Unicode.
+  with open(os.path.join(folder, REPORT), 'w', encoding='utf-8', errors='backslashreplace') as file:
+    file.write(text + '\n')
