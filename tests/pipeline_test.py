@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from input_pipeline import masks as masks_module
 from input_pipeline import pipeline, portraits
+from input_pipeline.mask_files import random_masks
 from mat_jax.errors import UserError
 
 RESOLUTION = 32
@@ -19,19 +21,27 @@ RESOLUTION = 32
 
 @pytest.fixture(scope='module')
 def files():
-  return portraits.find_images('samples')
+  return portraits.open_portraits('samples')
 
 
-def take(files, count, *, batch_size=4, seed=1, **options):
+MASKS = random_masks(RESOLUTION, 'large')
+
+
+def take(files, count, *, masks=MASKS, batch_size=4, seed=1, **options):
   """The first batches of a training stream."""
   stream = pipeline.training_batches(
-      files, resolution=RESOLUTION, batch_size=batch_size, seed=seed, **options)
+      files, masks, resolution=RESOLUTION, batch_size=batch_size, seed=seed, **options)
   return list(itertools.islice(stream, count))
 
 
-def evaluate(files, *, batch_size=4, **options):
+def evaluate(files, *, masks=MASKS, batch_size=4, **options):
   return list(pipeline.evaluation_batches(
-      files, resolution=RESOLUTION, batch_size=batch_size, **options))
+      files, masks, resolution=RESOLUTION, batch_size=batch_size, **options))
+
+
+def first(files, count):
+  """The first images of a collection."""
+  return portraits.Portraits(files.source, files.positions[:count])
 
 
 def joined(batches, axis=0):
@@ -49,7 +59,7 @@ def flat_images(folder, count):
   """Files of one gray level each: image i has the level 10 * i."""
   for i in range(count):
     Image.new('L', (40, 48), 10 * i).save(folder / f'{i:02}.png')
-  return portraits.find_images(str(folder))
+  return portraits.open_portraits(str(folder))
 
 
 def levels(batches):
@@ -71,7 +81,7 @@ def test_shapes_and_ranges(files):
 def test_black_and_white_are_exact(tmp_path):
   for name, level in (('black', 0), ('white', 255)):
     Image.new('L', (16, 16), level).save(tmp_path / f'{name}.png')
-  images = take(portraits.find_images(str(tmp_path)), 1, batch_size=2)[0]['image']
+  images = take(portraits.open_portraits(str(tmp_path)), 1, batch_size=2)[0]['image']
   assert set(np.unique(images)) == {-1, 1}
 
 
@@ -96,16 +106,28 @@ def test_stream_goes_on_where_it_stopped(files):
     assert_equal(joined(expected[start:]), joined(take(files, 12 - start, start_index=start)))
 
 
-def test_starting_late_takes_no_longer(files):
-  start = time.monotonic()
-  first = take(files, 1, start_index=10_000_000)
-  assert time.monotonic() - start < 5
-  assert_equal(first[0], take(files, 1, start_index=10_000_000)[0])
+@pytest.mark.parametrize('process_count', [1, 2, 4])
+def test_starting_late_takes_no_longer(files, process_count):
+  def start(index):
+    begin = time.monotonic()
+    batch = joined([
+        take(files, 1, start_index=index, process_index=i, process_count=process_count)[0]
+        for i in range(process_count)])
+    return time.monotonic() - begin, batch
+
+  start(0)
+  late, batch = start(10_000_000)
+  # Reading one more batch for each of them would take hours.
+  assert late < 5
+  assert_equal(batch, start(10_000_000)[1])
 
 
-def test_every_image_once_per_epoch(tmp_path):
+@pytest.mark.parametrize('process_count', [1, 2, 4])
+def test_every_image_once_per_epoch(tmp_path, process_count):
   files = flat_images(tmp_path, 7)
-  seen = levels(take(files, 21, batch_size=3))
+  parts = [take(files, 16, process_index=i, process_count=process_count)
+           for i in range(process_count)]
+  seen = levels([joined(batches) for batches in zip(*parts, strict=True)])[:63]
   epochs = [tuple(seen[i:i + 7]) for i in range(0, 63, 7)]
   assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
   assert len(set(epochs)) > 6
@@ -144,26 +166,86 @@ def test_mirror_flips_half_of_the_images(files):
 
 
 def test_random_crops_depend_on_the_index_alone(files):
-  first = take(files, 3, crop='random', mirror=False)
-  assert_equal(first[2], take(files, 1, crop='random', mirror=False, start_index=2)[0])
-  assert (first[0]['image'] != take(files, 1, mirror=False)[0]['image']).any()
+  batches = take(files, 3, crop='random_crop', mirror=False)
+  assert_equal(batches[2], take(files, 1, crop='random_crop', mirror=False, start_index=2)[0])
+  assert (batches[0]['image'] != take(files, 1, mirror=False)[0]['image']).any()
 
 
 def test_mask_options_reach_the_masks(files):
-  masks = joined(take(files, 5, mask_preset='small', hole_range=(0.1, 0.2)))['mask']
+  source = random_masks(RESOLUTION, 'small', (0.1, 0.2))
+  masks = joined(take(files, 5, masks=source))['mask']
   holes = 1 - masks.mean((1, 2, 3))
   assert (holes > 0.1).all() and (holes < 0.2).all()
 
 
-def test_unreadable_file_is_named(tmp_path):
+def many_flat_images(folder, count, broken):
+  """As `flat_images`, with levels 0 to 249 in turn and some files cut off."""
+  for i in range(count):
+    Image.new('L', (12, 12), i % 250).save(folder / f'{i:04}.png')
+  for i in broken:
+    path = folder / f'{i:04}.png'
+    path.write_bytes(path.read_bytes()[:30])
+  return portraits.open_portraits(str(folder))
+
+
+def test_unreadable_images_are_skipped_counted_and_named_once(tmp_path, caplog):
+  files = many_flat_images(tmp_path, 200, broken=[50, 51])
+  stream = pipeline.training_batches(files, MASKS, resolution=RESOLUTION, batch_size=40, seed=3)
+  epoch = joined(list(itertools.islice(stream, 5)))
+  seen = collections.Counter(np.rint((epoch['image'][:, 0, 0, 0] + 1) * 127.5).astype(int))
+  # The next image that can be read stands in for both.
+  assert seen[50] == seen[51] == 0 and seen[52] == 3 and sum(seen.values()) == 200
+  assert stream.unreadable.keys() == {50, 51}
+  again = joined(list(itertools.islice(stream, 5)))
+  assert len(again['image']) == 200 and len(stream.unreadable) == 2
+  lines = [record.getMessage() for record in caplog.records]
+  assert [sum(f'{i:04}.png' in line for line in lines) for i in (50, 51, 52)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize('process_count', [2, 4])
+def test_stand_ins_are_the_same_on_any_number_of_processes(tmp_path, process_count):
+  files = many_flat_images(tmp_path, 200, broken=[50, 51])
+  expected = take(files, 3, batch_size=80)
+  parts = [take(files, 3, batch_size=80, process_index=i, process_count=process_count)
+           for i in range(process_count)]
+  for k, batch in enumerate(expected):
+    assert_equal(batch, joined([part[k] for part in parts]))
+
+
+def test_more_than_one_percent_unreadable_fails(tmp_path):
+  files = many_flat_images(tmp_path, 200, broken=[10, 20, 30])
+  with pytest.raises(UserError, match='3 of 200 images cannot be read, more than 1%.*00.0.png'):
+    take(files, 5, batch_size=40)
+  with pytest.raises(UserError, match='3 of 200 images cannot be read'):
+    evaluate(files)
+
+
+def test_unreadable_image_of_few_is_named(tmp_path):
   files = flat_images(tmp_path, 6)
   (tmp_path / '03.png').write_bytes(b'broken')
-  with pytest.raises(UserError, match='03.png.*cannot be read'):
+  with pytest.raises(UserError, match='1 of 6 images.*03.png.*cannot be read'):
     take(files, 6)
-  stream = pipeline.evaluation_batches(files, resolution=RESOLUTION, batch_size=2)
+  stream = pipeline.evaluation_batches(files, MASKS, resolution=RESOLUTION, batch_size=2)
   assert levels([next(stream)]) == [0, 1]
   with pytest.raises(UserError, match='03.png.*cannot be read'):
     next(stream)
+
+
+def test_evaluation_marks_what_it_cannot_read(tmp_path):
+  files = many_flat_images(tmp_path, 110, broken=[7])
+  batch = joined(evaluate(files, masks_per_image=2, batch_size=50))
+  assert len(batch['valid']) == 250
+  left_out = np.flatnonzero(~batch['valid'])
+  assert left_out.tolist() == [14, 15, *range(220, 250)]
+  assert batch['image_index'][left_out].tolist() == [7, 7] + [-1] * 30
+  assert (batch['image'][left_out] == 0).all()
+
+
+def test_a_mask_that_cannot_be_drawn_ends_the_stream(files, monkeypatch):
+  monkeypatch.setattr(masks_module, '_MAX_ATTEMPTS', 100)
+  masks = random_masks(RESOLUTION, 'small', (0.9999, 1))
+  with pytest.raises(UserError, match='widen the range'):
+    take(files, 1, masks=masks, batch_size=1)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +254,6 @@ def test_unreadable_file_is_named(tmp_path):
         ({'batch_size': 4, 'process_count': 3}, 'cannot be shared by 3'),
         ({'batch_size': 0}, 'batch of 0'),
         ({'process_index': 2, 'process_count': 2}, 'no process 2'),
-        ({'mask_preset': 'medium'}, 'preset'),
         ({'crop': 'left'}, 'crop'),
         ({'seed': -1}, 'seed is -1'),
     ])
@@ -183,9 +264,9 @@ def test_wrong_arguments(files, run, options, message):
     run(files, *count, **options)
 
 
-def test_no_files():
-  with pytest.raises(UserError, match='no image files'):
-    take([], 1)
+def test_no_images(files):
+  with pytest.raises(UserError, match='no images'):
+    take(first(files, 0), 1)
 
 
 def test_negative_start(files):
@@ -194,7 +275,7 @@ def test_negative_start(files):
 
 
 def test_evaluation_visits_every_pair_once_and_pads(files):
-  batches = evaluate(files[:5], masks_per_image=3)
+  batches = evaluate(first(files, 5), masks_per_image=3)
   assert [len(batch['image']) for batch in batches] == [4] * 4
   batch = joined(batches)
   assert batch['image_index'].dtype == batch['mask_index'].dtype == np.int32
@@ -208,21 +289,21 @@ def test_evaluation_visits_every_pair_once_and_pads(files):
 
 
 def test_evaluation_does_not_depend_on_batch_size_or_number_of_masks(files):
-  expected = joined(evaluate(files[:6], masks_per_image=2, batch_size=12))
-  assert_equal(expected, joined(evaluate(files[:6], masks_per_image=2, batch_size=3)))
-  single = joined(evaluate(files[:6], batch_size=6))
+  expected = joined(evaluate(first(files, 6), masks_per_image=2, batch_size=12))
+  assert_equal(expected, joined(evaluate(first(files, 6), masks_per_image=2, batch_size=3)))
+  single = joined(evaluate(first(files, 6), batch_size=6))
   np.testing.assert_array_equal(single['mask'], expected['mask'][::2])
-  other = joined(evaluate(files[:6], batch_size=6, seed=1))
+  other = joined(evaluate(first(files, 6), batch_size=6, seed=1))
   assert (single['mask'] != other['mask']).any()
   np.testing.assert_array_equal(single['image'], other['image'])
 
 
 @pytest.mark.parametrize('process_count', [2, 4])
 def test_evaluation_on_processes(files, process_count):
-  expected = evaluate(files[:5], batch_size=8, masks_per_image=2)
+  expected = evaluate(first(files, 5), batch_size=8, masks_per_image=2)
   parts = [
       evaluate(
-          files[:5], batch_size=8, masks_per_image=2, process_index=i, process_count=process_count)
+          first(files, 5), batch_size=8, masks_per_image=2, process_index=i, process_count=process_count)
       for i in range(process_count)
   ]
   assert {len(part) for part in parts} == {len(expected)}
@@ -236,8 +317,8 @@ def test_evaluation_needs_a_mask(files):
 
 
 def test_images_are_the_squares_of_their_files(files):
-  batch = joined(evaluate(files[:2], batch_size=2))
-  square = portraits.square(portraits.load_image(files[1]), RESOLUTION)
+  batch = joined(evaluate(first(files, 2), batch_size=2))
+  square = files.load(1, RESOLUTION)
   np.testing.assert_allclose(batch['image'][1], square / 127.5 - 1, atol=1e-6)
 
 
@@ -250,10 +331,11 @@ def test_shuffled_positions_are_uniform(tmp_path):
 
 def test_program_ends_while_streams_are_being_filled():
   program = """
-from input_pipeline import pipeline, portraits
-files = portraits.find_images('samples')
-streams = [
-    pipeline.training_batches(files, resolution=256, batch_size=8, seed=i) for i in range(3)]
+from input_pipeline import mask_files, pipeline, portraits
+files = portraits.open_portraits('samples')
+masks = mask_files.random_masks(256, 'large')
+streams = [pipeline.training_batches(files, masks, resolution=256, batch_size=8, seed=i)
+           for i in range(3)]
 print([len(next(stream)['image']) for stream in streams])
 """
   root = pathlib.Path(__file__).parents[1]
