@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf import message
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -64,9 +65,12 @@ class RecordsSource:
     return len(self._records)
 
   def name(self, index: int) -> str:
-    if self._name is None:
-      return f'{index:08}'
-    return self._features(index)[self._name].bytes_list.value[0].decode(errors='replace')
+    number = f'{index:08}'
+    try:
+      return self._features(index)[self._name].bytes_list.value[0].decode(errors='replace')
+    # There may be no such feature, and a damaged record has no name.
+    except (KeyError, IndexError, RuntimeError, message.DecodeError):
+      return number
 
   def read(self, index: int) -> bytes:
     return self._features(index)[self._image].bytes_list.value[0]
@@ -99,14 +103,14 @@ def _class_names(content: Any) -> list[Any]:
   return names + [name for part in content.values() for name in _class_names(part)]
 
 
-def _find_features(features: Any, folder: pathlib.Path) -> tuple[str, str | None]:
-  """Returns the keys of the image and, if there is one, of its name."""
+def _find_features(features: Any, folder: pathlib.Path) -> tuple[str, str]:
+  """Returns the keys of the image and of its name, '' if it has none."""
   found = {key: value for key, value in features.items()
            if isinstance(value, tfds.features.Image)}
   if not found:
     raise UserError(f'{os.fspath(folder)!r} has no feature with images, but {", ".join(features)}')
   names = [key for key in ('name', 'filename', 'image/filename') if key in features]
-  return 'image' if 'image' in found else next(iter(found)), names[0] if names else None
+  return 'image' if 'image' in found else next(iter(found)), names[0] if names else ''
 
 
 def _open(paths: Sequence[str], folder: pathlib.Path, count: int) -> ArrayRecordDataSource:
