@@ -10,7 +10,7 @@ few NumPy calls, and OpenCV draws a stroke at once with the interpreter lock rel
 so that Python does not bound how many masks the cores of a host make.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import math
 
@@ -107,9 +107,14 @@ def fill_random_masks(
   for _ in range(_MAX_ATTEMPTS):
     if not pending:
       return
-    _draw(*zip(*pending, strict=True), resolution, limits)
-    pending = [(mask, rng) for mask, rng in pending
-               if not low < 1 - cv2.countNonZero(mask) / mask.size < high]
+    drawings = _draw([rng for _, rng in pending], resolution, limits)
+    rejected = []
+    for (mask, rng), drawing in zip(pending, drawings, strict=True):
+      if low < 1 - cv2.countNonZero(drawing) / drawing.size < high:
+        mask[...] = drawing
+      else:
+        rejected.append((mask, rng))
+    pending = rejected
   raise UserError(
       f'none of {_MAX_ATTEMPTS} masks of the preset {preset!r} had a hole ratio between {low} and '
       f'{high}; widen the range or take another preset')
@@ -127,23 +132,28 @@ def check_settings(resolution: int, preset: str, hole_range: tuple[float, float]
         f'the hole range ({low}, {high}) is not one; give 0 <= lowest < highest <= 1')
 
 
-def _draw(masks: Sequence[np.ndarray], rngs: Sequence[np.random.Generator], resolution: int,
-          limits: _Limits) -> None:
-  """Draws one attempt at a mask from each generator into [resolution, resolution]."""
-  for mask in masks:
-    mask.fill(1)
+def _draw(rngs: Sequence[np.random.Generator], resolution: int,
+          limits: _Limits) -> Iterator[np.ndarray]:
+  """Yields an attempt at a mask from each generator, uint8 [resolution, resolution].
+
+  The array is the same every time: it stays in the processor's cache.
+  """
+  boxes = []
   for limit, max_side in (
       (limits.small_boxes, resolution // 2), (limits.large_boxes, resolution)):
     numbers = np.stack([rng.random((limit, 4)) for rng in rngs])
-    for mask, boxes in zip(masks, _boxes(numbers, resolution, max_side), strict=True):
-      for top, bottom, left, right in boxes:
-        mask[top:bottom, left:right] = 0
-  walks, lengths, thickness = _strokes(rngs, resolution, limits.strokes)
-  for mask, *strokes in zip(masks, walks, lengths, thickness, strict=True):
+    boxes.append(_boxes(numbers, resolution, max_side))
+  mask = np.empty((resolution, resolution), np.uint8)
+  for small, large, *strokes in zip(*boxes, *_strokes(rngs, resolution, limits.strokes),
+                                    strict=True):
+    mask.fill(1)
+    for top, bottom, left, right in small + large:
+      mask[top:bottom, left:right] = 0
     for walk, length, width in zip(*strokes, strict=True):
       if length:
         # OpenCV rounds the ends and joints of thick lines.
         cv2.polylines(mask, [walk[:length]], False, 0, width, cv2.LINE_8, _SHIFT)
+    yield mask
 
 
 def _boxes(numbers: np.ndarray, resolution: int, max_side: int) -> list[list[list[int]]]:

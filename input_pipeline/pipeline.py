@@ -12,13 +12,13 @@ import tensorflow as tf
 from input_pipeline import images
 from input_pipeline.mask_files import Masks, Requests
 from input_pipeline.portraits import Portraits
-from input_pipeline.sampling import global_index, hashed, shuffled
+from input_pipeline.sampling import global_indices, hashed, shuffled
 from input_pipeline.stream import (
     Batch,
+    Buffers,
     ImageLoader,
     Stream,
     Unreadable,
-    aligned_empty,
     is_too_many,
 )
 from mat_jax.errors import UserError
@@ -75,10 +75,12 @@ def training_batches(
   _check_at_least(0, seed=seed, start_index=start_index)
   hide_accelerators()
   count = len(portraits)
+  spec = _spec(local_size, resolution)
+  loader, buffers = ImageLoader(num_threads), Buffers()
 
-  loader = ImageLoader(resolution, num_threads)
-
-  def make(index: np.ndarray, image: np.ndarray) -> tuple[Batch, Unreadable]:
+  def make(number: int) -> tuple[Batch, Unreadable]:
+    index = global_indices(number, local_size, process_index, process_count)
+    image = shuffled(index, count, seed)
     seeds = [hashed(_TRAINING, seed, i) for i in index]
     unreadable: Unreadable = {}
 
@@ -88,19 +90,15 @@ def training_batches(
       unreadable.update(problems)
       return loaded[:, ::-1] if loaded is not None and mirror and flip_seed % 2 else loaded
 
-    images_of_batch = loader.start(load, len(index))
+    batch = {key: buffers.empty(part.shape) for key, part in spec.items()}
+    wait_for_images = loader.start(load, batch['image'])
     mask_seeds = np.array([mask_seed for _, mask_seed, _ in seeds], np.uint64)
-    mask = aligned_empty((len(index), resolution, resolution, 1))
-    masks(Requests(mask_seeds, image, index // count, index), mask)
-    return {'image': images_of_batch(), 'mask': mask}, unreadable
-
-  def indices(local: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    index = global_index(local, local_size, process_index, process_count)
-    return index, shuffled(index, count, seed)
+    masks(Requests(mask_seeds, image, index // count, index), batch['mask'])
+    wait_for_images()
+    return batch, unreadable
 
   last = np.iinfo(np.int64).max // batch_size
-  dataset = tf.data.Dataset.range(start_index * local_size, last).map(indices).batch(local_size)
-  return Stream(dataset, make, _spec(local_size, resolution), count)
+  return Stream(make, start_index, last, spec, count)
 
 
 def _load_next(
@@ -163,11 +161,13 @@ def evaluation_batches(
   hide_accelerators()
   count = len(portraits)
   total = count * masks_per_image
+  spec = _spec(local_size, resolution)
+  loader, buffers = ImageLoader(), Buffers()
 
-  loader = ImageLoader(resolution)
-
-  def make(image: np.ndarray, mask: np.ndarray) -> tuple[Batch, Unreadable]:
-    valid = image >= 0
+  def make(number: int) -> tuple[Batch, Unreadable]:
+    index = global_indices(number, local_size, process_index, process_count)
+    valid = index < total
+    image, mask = (np.where(valid, part, -1) for part in np.divmod(index, masks_per_image))
     unreadable: Unreadable = {}
 
     def load(i: int) -> np.ndarray | None:
@@ -178,25 +178,20 @@ def evaluation_batches(
         unreadable[int(image[i])] = str(error)
         return None
 
-    images_of_batch = loader.start(load, len(image))
-    drawn = aligned_empty((len(image), resolution, resolution, 1))
+    batch = {key: buffers.empty(part.shape) for key, part in spec.items()}
+    wait_for_images = loader.start(load, batch['image'])
     size = np.count_nonzero(valid)  # padding comes last
-    masks(_requests(seed, image[:size], mask[:size], count), drawn[:size])
-    drawn[size:] = 1
-    batch = {'image': images_of_batch(), 'mask': drawn, 'image_index': image.astype(np.int32), 'mask_index': mask.astype(np.int32)}
-    # Known only now, when all images have been tried.
-    return {**batch, 'valid': valid & ~np.isin(image, list(unreadable))}, unreadable
+    masks(_requests(seed, image[:size], mask[:size], count), batch['mask'][:size])
+    batch['mask'][size:] = 1
+    wait_for_images()
+    batch |= {'image_index': image.astype(np.int32), 'mask_index': mask.astype(np.int32),
+              'valid': valid & ~np.isin(image, list(unreadable))}
+    return batch, unreadable
 
-  def indices(local: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    index = global_index(local, local_size, process_index, process_count)
-    pair = index // masks_per_image, index % masks_per_image
-    return tuple(tf.where(index < total, value, -1) for value in pair)
-
-  num_batches = -(-total // batch_size)
-  dataset = tf.data.Dataset.range(num_batches * local_size).map(indices).batch(local_size)
-  vector = {'image_index': tf.int32, 'mask_index': tf.int32, 'valid': tf.bool}
-  spec = {key: tf.TensorSpec((local_size,), dtype) for key, dtype in vector.items()}
-  return Stream(dataset, make, {**_spec(local_size, resolution), **spec}, count)
+  vectors = {'image_index': tf.int32, 'mask_index': tf.int32, 'valid': tf.bool}
+  all_specs = spec | {
+      key: tf.TensorSpec((local_size,), dtype) for key, dtype in vectors.items()}
+  return Stream(make, 0, -(-total // batch_size), all_specs, count)
 
 
 def _requests(seed: int, image: np.ndarray, mask: np.ndarray, count: int) -> Requests:

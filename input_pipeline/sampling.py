@@ -4,24 +4,28 @@ import numpy as np
 import tensorflow as tf
 
 
-def global_index(
-    local: tf.Tensor, local_size: int, process_index: int, process_count: int) -> tf.Tensor:
-  """Maps a process's count of its own examples to the one over all processes.
+def global_indices(
+    batch: int, local_size: int, process_index: int, process_count: int) -> np.ndarray:
+  """Returns the indices of a process's examples in a global batch, int64 [local_size].
 
-  Every process has `local_size` neighbours of each global batch.
+  Every process has `local_size` neighbours of each.
   """
-  batch, place = local // local_size, local % local_size
-  return (batch * process_count + process_index) * local_size + place
+  start = (batch * process_count + process_index) * local_size
+  return np.arange(start, start + local_size, dtype=np.int64)
 
 
-def shuffled(index: tf.Tensor, count: int, seed: int) -> tf.Tensor:
-  """Maps an example's index to its image, each of `count` once per epoch; int64 scalars."""
-  epoch, position = index // count, index % count
-  # For small sets the shuffle uses the 8 lowest bits of its seeds alone, so that plain
-  # numbers would repeat the order of 256 epochs before: hash them.
-  order_seed = tf.random.stateless_uniform(
-      (2,), [tf.constant(seed, tf.int64), epoch], None, None, tf.int64, alg='philox')
-  return tf.random.experimental.index_shuffle(position, seed=order_seed, max_index=count - 1)
+def shuffled(index: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """Maps examples' indices to their images, each of `count` once per epoch; int64 [n]."""
+  epochs, positions = np.divmod(index, count)
+  images = np.empty_like(index)
+  for epoch in np.unique(epochs):
+    # For small sets the shuffle uses the 8 lowest bits of its seeds alone, so that plain
+    # numbers would repeat the order of 256 epochs before: hash them.
+    order_seed = np.array(hashed(seed, epoch)[:2], np.uint64).view(np.int64)
+    rows = epochs == epoch
+    images[rows] = tf.random.experimental.index_shuffle(
+        positions[rows], seed=order_seed, max_index=count - 1)
+  return images
 
 
 def hashed(*numbers: int) -> tuple[int, int, int]:

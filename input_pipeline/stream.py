@@ -1,5 +1,6 @@
 """From a function that makes a batch to an iterator over batches."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 import json
@@ -18,6 +19,8 @@ Unreadable = dict[int, str]
 
 # Batches made ahead of the consumer: they bound the memory of a stream.
 _PREFETCH = 2
+# Unused arrays of a shape that are kept for the next batches.
+_MAX_FREE = 8
 # TensorFlow takes arrays over without a copy when they begin at such an address.
 _ALIGNMENT = 64
 # A larger share of unreadable images is a damaged data set, not an accident.
@@ -33,23 +36,26 @@ class Stream(Iterator[Batch]):
 
   def __init__(
       self,
-      indices: tf.data.Dataset,
-      make: Callable[..., tuple[Batch, Unreadable]],
+      make: Callable[[int], tuple[Batch, Unreadable]],
+      start: int,
+      stop: int,
       spec: Mapping[str, tf.TensorSpec],
       num_images: int,
   ):
     """Starts to make batches, in order, a few ahead of the consumer.
 
     Args:
-      indices: a data set of tuples of int64 arrays.
-      make: called with such a tuple; returns the batch and what could not be read. A
-        `UserError` ends the stream.
+      make: called with the number of a batch, from several threads; returns the batch
+        and what could not be read. A `UserError` ends the stream.
+      start: number of the first batch.
+      stop: number behind the last one.
       spec: shapes and dtypes of the batch.
       num_images: that the batches are made from.
     """
     self.unreadable: Unreadable = {}
     self._num_images = num_images
-    dataset = indices.map(_in_graph(make, spec), num_parallel_calls=_PREFETCH)
+    numbers = tf.data.Dataset.range(start, stop)
+    dataset = numbers.map(_in_graph(make, spec), num_parallel_calls=_PREFETCH)
     options = tf.data.Options()
     options.deterministic = True
     dataset = dataset.prefetch(_PREFETCH).with_options(options)
@@ -87,21 +93,21 @@ def is_too_many(unreadable: int, num_images: int) -> bool:
 
 
 def _in_graph(
-    make: Callable[..., tuple[Batch, Unreadable]], spec: Mapping[str, tf.TensorSpec]
-) -> Callable[..., dict[str, tf.Tensor]]:
+    make: Callable[[int], tuple[Batch, Unreadable]], spec: Mapping[str, tf.TensorSpec]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
   """Wraps a function of NumPy arrays for tf.data, with its errors as data."""
-  def call(*arrays: np.ndarray) -> list[np.ndarray | bytes]:
+  def call(number: np.ndarray) -> list[np.ndarray | bytes]:
     # An exception would leave tf.data as an UnknownError with a traceback for text.
     try:
-      batch, unreadable = make(*arrays)
+      batch, unreadable = make(int(number))
       return [*(batch[key] for key in spec), json.dumps(unreadable).encode(), b'']
     except UserError as error:
       empty = (np.zeros(part.shape, part.dtype.as_numpy_dtype) for part in spec.values())
       return [*empty, b'{}', str(error).encode(errors='surrogateescape')]
 
-  def tensors(*numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+  def tensors(number: tf.Tensor) -> dict[str, tf.Tensor]:
     dtypes = [part.dtype for part in spec.values()]
-    *values, unreadable, error = tf.numpy_function(call, numbers, (*dtypes, tf.string, tf.string))
+    *values, unreadable, error = tf.numpy_function(call, [number], (*dtypes, tf.string, tf.string))
     batch = {key: tf.ensure_shape(value, part.shape)
              for (key, part), value in zip(spec.items(), values, strict=True)}
     return {**batch, 'unreadable': unreadable, 'error': error}
@@ -109,53 +115,74 @@ def _in_graph(
   return tensors
 
 
+class Buffers:
+  """Float32 arrays whose memory is used again once nobody holds them any more.
+
+  Fresh memory for every batch would cost as much as a part of the decoding. Safe to
+  call from many threads.
+  """
+
+  def __init__(self):
+    self._free: dict[tuple[int, ...], list[np.ndarray]] = collections.defaultdict(list)
+
+  def empty(self, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an array with any content, which TensorFlow takes over without a copy."""
+    free = self._free[shape]
+    try:
+      buffer = free.pop()
+    except IndexError:
+      buffer = _aligned_empty(shape)
+    # The view dies when the tensor and all arrays that share its memory are gone.
+    view = buffer[...]
+    weakref.finalize(view, _keep, free, buffer).atexit = False
+    return view
+
+
+def _keep(free: list[np.ndarray], buffer: np.ndarray) -> None:
+  if len(free) < _MAX_FREE:
+    free.append(buffer)
+
+
+def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
+  size = int(np.prod(shape))
+  memory = np.empty(size + _ALIGNMENT // 4, np.float32)
+  start = -memory.ctypes.data % _ALIGNMENT // 4
+  return memory[start:start + size].reshape(shape)
+
+
 class ImageLoader:
   """Loads the images of batches on many threads at a time."""
 
-  def __init__(self, resolution: int, num_threads: int | None = None):
+  def __init__(self, num_threads: int | None = None):
     """Makes the threads; None for one per CPU core."""
-    self._resolution = resolution
     self._pool = futures.ThreadPoolExecutor(num_threads or os.cpu_count() or 1, 'images')
 
   def start(self, load: Callable[[int], np.ndarray | None],
-            count: int) -> Callable[[], np.ndarray]:
+            out: np.ndarray) -> Callable[[], None]:
     """Begins to load the images of a batch.
 
     Args:
-      load: called with 0 .. count - 1 from several threads; returns uint8 [resolution,
+      load: called with 0 .. n - 1 from several threads; returns uint8 [resolution,
         resolution, 3], or None for a blank image.
-      count: of images.
+      out: float32 [n, resolution, resolution, 3]; where the images go, in [-1, 1],
+        blank ones 0.
 
     Returns:
-      A function that waits for the images: float32 [count, resolution, resolution, 3]
-      in [-1, 1], blank ones 0.
+      A function that waits until they are there.
     """
-    out = aligned_empty((count, self._resolution, self._resolution, 3))
-
     def fill(i: int) -> None:
-      image = load(i)
+      image, values = load(i), out[i]
       if image is None:
-        out[i] = 0
+        values.fill(0)
         return
-      # In the processor's cache first: passes over a whole batch are slow.
-      values = image.astype(np.float32)
+      values[...] = image
       values /= 127.5
       values -= 1
-      out[i] = values
 
-    tasks = [self._pool.submit(fill, i) for i in range(count)]
+    tasks = [self._pool.submit(fill, i) for i in range(len(out))]
 
-    def wait() -> np.ndarray:
+    def wait() -> None:
       for task in tasks:
         task.result()
-      return out
 
     return wait
-
-
-def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-  """Returns float32 memory that TensorFlow need not copy."""
-  size = int(np.prod(shape))
-  buffer = np.empty(size + _ALIGNMENT // 4, np.float32)
-  start = -buffer.ctypes.data % _ALIGNMENT // 4
-  return buffer[start:start + size].reshape(shape)
