@@ -119,7 +119,10 @@ def run(folder: str) -> dict[str, object]:
     output = os.path.join(folder, f'shards{resolution}')
     stored[resolution] = open_portraits(prepare.prepare(raw[side].source.location, output, config))
   next(make_stream(stored[256], 256, 'large'))  # the first stream loads libraries
-  results: dict[str, object] = {
+  results: dict[str, object] = {}
+  if _MEMORY_IMAGES.value:
+    results['memory_mebibytes'] = measure_memory(stored[256], _MEMORY_IMAGES.value)
+  results |= {
       name: measure_speed(portraits, resolution, preset)
       for name, portraits, resolution, preset in (
           ('shards_256_large', stored[256], 256, 'large'),
@@ -132,8 +135,6 @@ def run(folder: str) -> dict[str, object]:
       for resolution in (256, 512) for preset in masks.PRESETS}
   results['seconds_to_first_batch'] = {
       str(index): measure_start(stored[256], index) for index in (0, _LATE)}
-  if _MEMORY_IMAGES.value:
-    results['memory_mebibytes'] = measure_memory(stored[256], _MEMORY_IMAGES.value)
   return results
 
 

@@ -17,14 +17,6 @@ from input_pipeline.portraits import Portraits, open_portraits
 from mat_jax import command_line
 from mat_jax.errors import UserError, exit_on_user_error
 
-_DATA_DIR = flags.DEFINE_string('data_dir', 'samples', 'Images; see configs/base.py.')
-_GENRE = flags.DEFINE_string('genre', '', "Genre to take, where there are any; '' for all.")
-_SPLIT = flags.DEFINE_string('split', 'test', 'Part of the images; see configs/base.py.')
-_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the pictures in pixels.')
-_MASK_PRESET = flags.DEFINE_string('mask_preset', 'large', "'large' or 'small'.")
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the masks.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write into.')
-
 
 def export(
     portraits: Portraits, output: str, resolution: int, mask_preset: str, seed: int) -> int:
@@ -60,12 +52,20 @@ def export(
 
 @exit_on_user_error
 def main(argv: list[str]) -> None:
+  values = flags.FLAGS
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
-  portraits = open_portraits(_DATA_DIR.value, _GENRE.value).split(_SPLIT.value)
-  count = export(portraits, _OUTPUT.value, _RESOLUTION.value, _MASK_PRESET.value, _SEED.value)
-  print(f'{count} images with masks in {_OUTPUT.value}')
+  portraits = open_portraits(values.data_dir, values.genre).split(values.split)
+  count = export(portraits, values.output, values.resolution, values.mask_preset, values.seed)
+  print(f'{count} images with masks in {values.output}')
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('data_dir', 'samples', 'Images; see configs/base.py.')
+  flags.DEFINE_string('genre', '', "Genre to take, where there are any; '' for all.")
+  flags.DEFINE_string('split', 'test', 'Part of the images; see configs/base.py.')
+  flags.DEFINE_integer('resolution', 256, 'Side of the pictures in pixels.')
+  flags.DEFINE_string('mask_preset', 'large', "'large' or 'small'.")
+  flags.DEFINE_integer('seed', 0, 'Seed of the masks.')
+  flags.DEFINE_string('output', None, 'Folder to write into.')
   command_line.run(main, ['output'])

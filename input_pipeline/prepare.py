@@ -22,18 +22,6 @@ from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPor
 from mat_jax import command_line, new_files
 from mat_jax.errors import UserError, exit_on_user_error
 
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Images; see configs/base.py.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the data set.')
-_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Length of the short sides in pixels.')
-_GENRE = flags.DEFINE_string('genre', 'portrait', "Genre to take, where there are any; '' for all.")
-_SPLIT_SEED = flags.DEFINE_integer('split_seed', 123, 'Seed of the splits.')
-_QUALITY = flags.DEFINE_integer('quality', 95, 'Quality of the JPEGs.', 1, 100)
-_BEAM_RUNNER = flags.DEFINE_string(
-    'beam_runner', None, 'Apache Beam runner, for example DirectRunner; without it the cores of '
-    'this machine do the work.')
-_BEAM_OPTIONS = flags.DEFINE_list('beam_options', [], 'Options of the runner, for example '
-                                  '--beam_options=--direct_num_workers=8.')
-
 
 def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: str | None = None,
             beam_options: list[str] | None = None) -> str:
@@ -102,14 +90,25 @@ def summary(folder: str) -> str:
 
 @exit_on_user_error
 def main(argv: list[str]) -> None:
+  values = flags.FLAGS
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
   config = PortraitsConfig(
-      name=f'prepared_{_RESOLUTION.value}', resolution=_RESOLUTION.value, genre=_GENRE.value,
-      split_seed=_SPLIT_SEED.value, quality=_QUALITY.value)
-  print(summary(prepare(_DATA_DIR.value, _OUTPUT.value, config, _BEAM_RUNNER.value,
-                        _BEAM_OPTIONS.value)))
+      name=f'prepared_{values.resolution}', resolution=values.resolution, genre=values.genre,
+      split_seed=values.split_seed, quality=values.quality)
+  print(summary(prepare(values.data_dir, values.output, config, values.beam_runner,
+                        values.beam_options)))
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('data_dir', None, 'Images; see configs/base.py.')
+  flags.DEFINE_string('output', None, 'Folder to make.')
+  flags.DEFINE_integer('resolution', 256, 'Length of the short sides in pixels.')
+  flags.DEFINE_string('genre', 'portrait', "Genre to take, where there are any; '' for all.")
+  flags.DEFINE_integer('split_seed', 123, 'Seed of the splits.')
+  flags.DEFINE_integer('quality', 95, 'Quality of the JPEGs.', 1, 100)
+  flags.DEFINE_string('beam_runner', None, 'Apache Beam runner, for example DirectRunner; '
+                      'without one the cores of this machine do the work.')
+  flags.DEFINE_list('beam_options', [], 'Options of the runner, for example '
+                    '--beam_options=--direct_num_workers=8.')
   command_line.run(main, ['data_dir', 'output'])

@@ -54,15 +54,17 @@ class Stream(Iterator[Batch]):
     """
     self.unreadable: Unreadable = {}
     self._num_images = num_images
-    numbers = tf.data.Dataset.range(start, stop)
-    dataset = numbers.map(_in_graph(make, spec), num_parallel_calls=_PREFETCH)
+    # TensorFlow never forgets a function; this one has to lose its threads and memory.
+    makers = [make]
+    dataset = tf.data.Dataset.range(start, stop).map(
+        _in_graph(makers, spec), num_parallel_calls=_PREFETCH)
     options = tf.data.Options()
     options.deterministic = True
     dataset = dataset.prefetch(_PREFETCH).with_options(options)
     # Threads that still make examples while the interpreter shuts down would deadlock it,
     # so that the iterator has to go before, even where the caller keeps the stream.
     self._iterators = [dataset.as_numpy_iterator()]
-    weakref.finalize(self, self._iterators.clear)
+    weakref.finalize(self, _clear, self._iterators, makers)
 
   def __next__(self) -> Batch:
     """Returns the next batch; UserError for a wrong mask or too many unreadable images."""
@@ -92,13 +94,21 @@ def is_too_many(unreadable: int, num_images: int) -> bool:
   return unreadable > _MAX_UNREADABLE * num_images
 
 
+def _clear(*lists: list) -> None:
+  for part in lists:
+    part.clear()
+
+
 def _in_graph(
-    make: Callable[[int], tuple[Batch, Unreadable]], spec: Mapping[str, tf.TensorSpec]
+    makers: list[Callable[[int], tuple[Batch, Unreadable]]], spec: Mapping[str, tf.TensorSpec]
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-  """Wraps a function of NumPy arrays for tf.data, with its errors as data."""
+  """Wraps a function for tf.data, with its errors as data; none is there after the end."""
   def call(number: np.ndarray) -> list[np.ndarray | bytes]:
     # An exception would leave tf.data as an UnknownError with a traceback for text.
     try:
+      make = next(iter(makers), None)
+      if make is None:
+        raise UserError('the stream has ended')
       batch, unreadable = make(int(number))
       return [*(batch[key] for key in spec), json.dumps(unreadable).encode(), b'']
     except UserError as error:

@@ -1,11 +1,14 @@
 """The streams of batches: pure functions of (seed, index), on any number of processes."""
 
 import collections
+import gc
 import itertools
 import pathlib
 import subprocess
 import sys
+import threading
 import time
+import weakref
 
 import numpy as np
 from PIL import Image
@@ -327,6 +330,40 @@ def test_shuffled_positions_are_uniform(tmp_path):
   seen = np.array(levels(take(files, 60, batch_size=10))).reshape(-1, 5)
   counts = collections.Counter(seen[:, 0].tolist())
   assert len(seen) == 120 and all(8 < counts[i] < 45 for i in range(5))
+
+
+def test_streams_leave_no_threads_and_memory_behind(files):
+  take(files, 1)
+  gc.collect()
+  threads, parts = threading.active_count(), []
+  for _ in range(5):
+    part = portraits.Portraits(files.source, files.positions)
+    parts.append(weakref.ref(part))
+    take(part, 2)
+    evaluate(part)
+    del part
+  gc.collect()
+  for _ in range(50):
+    if threading.active_count() <= threads and not any(part() for part in parts):
+      return
+    time.sleep(0.1)
+    gc.collect()
+  raise AssertionError(f'{threading.active_count()} threads instead of {threads}')
+
+
+def test_batches_are_not_overwritten_while_they_are_held(files):
+  stream = pipeline.training_batches(files, MASKS, resolution=RESOLUTION, batch_size=4, seed=1)
+  held = [next(stream) for _ in range(6)]
+  copies = [{key: value.copy() for key, value in batch.items()} for batch in held]
+  parts = [batch['image'][1:2, ..., 0] for batch in held]
+  expected = [part.copy() for part in parts]
+  del held[3:]
+  for _ in range(40):
+    next(stream)
+  for batch, copy in zip(held, copies, strict=False):
+    assert_equal(batch, copy)
+  for part, copy in zip(parts, expected, strict=True):
+    np.testing.assert_array_equal(part, copy)
 
 
 def test_program_ends_while_streams_are_being_filled():
