@@ -4,8 +4,9 @@
 
 makes its data from the sample portraits in a temporary folder. The last line is JSON:
 images a second (higher is better) and CPU milliseconds an image from prepared shards and
-from folders, milliseconds a mask, the seconds that the first batch takes at the start and
-at batch 10 million, and the memory before and after `--memory_images` images.
+from folders, the same with decoding and drawing taken out (what Python, with its lock, bounds
+a host of many cores to), milliseconds a mask, the seconds that the first batch takes at
+the start and at batch 10 million, and the memory before and after `--memory_images` images.
 """
 
 import json
@@ -49,16 +50,24 @@ def write_folder(folder: str, side: int) -> None:
     Image.fromarray(image).save(os.path.join(folder, f'{i:05}.jpg'), quality=90)
 
 
-def make_stream(portraits: Portraits, resolution: int, preset: str,
+class _Decoded(Portraits):
+  """Portraits that are all the same and decoded already."""
+
+  def load(self, index: int, resolution: int, *options: object) -> np.ndarray:
+    return np.zeros((resolution, resolution, 3), np.uint8)
+
+
+def make_stream(portraits: Portraits, resolution: int, preset: str | None,
                 start_index: int = 0) -> stream.Stream:
-  """Opens the training stream, as a training run does."""
+  """Opens the training stream, as a training run does; without a preset masks are blank."""
+  draw = random_masks(resolution, preset) if preset else lambda requests, out: out.fill(1)
   return pipeline.training_batches(
-      portraits, random_masks(resolution, preset), resolution=resolution,
+      portraits, draw, resolution=resolution,
       batch_size=_BATCH_SIZE.value, seed=0, start_index=start_index,
       num_threads=_THREADS.value)
 
 
-def measure_speed(portraits: Portraits, resolution: int, preset: str) -> dict[str, float]:
+def measure_speed(portraits: Portraits, resolution: int, preset: str | None) -> dict[str, float]:
   """Measures the images a second of a stream that is under way."""
   batches = make_stream(portraits, resolution, preset)
   for _ in range(8):
@@ -129,7 +138,9 @@ def run(folder: str) -> dict[str, object]:
           ('shards_256_small', stored[256], 256, 'small'),
           ('folder_300px_to_256_large', raw[300], 256, 'large'),
           ('shards_512_large', stored[512], 512, 'large'),
-          ('folder_600px_to_512_large', raw[600], 512, 'large'))}
+          ('folder_600px_to_512_large', raw[600], 512, 'large'),
+          ('nothing_decoded_nor_drawn_256', _Decoded(raw[300].source, raw[300].positions), 256,
+           None))}
   results['milliseconds_per_mask'] = {
       f'{resolution}_{preset}': measure_masks(resolution, preset)
       for resolution in (256, 512) for preset in masks.PRESETS}

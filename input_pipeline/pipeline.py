@@ -5,6 +5,8 @@ of (seed, index). A training run that stops after n batches goes on with
 `start_index=n`, and process p of P computes its slice of every global batch.
 """
 
+import dataclasses
+
 from absl import logging
 import numpy as np
 import tensorflow as tf
@@ -70,49 +72,12 @@ def training_batches(
     UserError: no images, a wrong argument or a batch that the processes cannot
       share; from the iterator: more than 1 % of the images unreadable, no mask.
   """
-  images.check_crop(crop)
-  local_size = _local_batch_size(portraits, batch_size, process_index, process_count)
-  _check_at_least(0, seed=seed, start_index=start_index)
-  hide_accelerators()
-  count = len(portraits)
-  spec = _spec(local_size, resolution)
-  loader, buffers = ImageLoader(num_threads), Buffers()
-
-  def make(number: int) -> tuple[Batch, Unreadable]:
-    index = global_indices(number, local_size, process_index, process_count)
-    image = shuffled(index, count, seed)
-    seeds = [hashed(_TRAINING, seed, i) for i in index]
-    unreadable: Unreadable = {}
-
-    def load(i: int) -> np.ndarray | None:
-      crop_seed, _, flip_seed = seeds[i]
-      loaded, problems = _load_next(portraits, int(image[i]), resolution, crop, crop_seed)
-      unreadable.update(problems)
-      return loaded[:, ::-1] if loaded is not None and mirror and flip_seed % 2 else loaded
-
-    batch = {key: buffers.empty(part.shape) for key, part in spec.items()}
-    wait_for_images = loader.start(load, batch['image'])
-    mask_seeds = np.array([mask_seed for _, mask_seed, _ in seeds], np.uint64)
-    masks(Requests(mask_seeds, image, index // count, index), batch['mask'])
-    wait_for_images()
-    return batch, unreadable
-
+  _check_at_least(0, start_index=start_index)
+  maker = _TrainingBatches(
+      portraits, masks, resolution, batch_size, seed, crop, process_index, process_count,
+      num_threads, mirror=mirror)
   last = np.iinfo(np.int64).max // batch_size
-  return Stream(make, start_index, last, spec, count)
-
-
-def _load_next(
-    portraits: Portraits, image: int, resolution: int, crop: str, crop_seed: int
-) -> tuple[np.ndarray | None, Unreadable]:
-  """Loads an image or the next one that can be read, None where too many cannot."""
-  unreadable: Unreadable = {}
-  while not is_too_many(len(unreadable), len(portraits)):
-    position = (image + len(unreadable)) % len(portraits)
-    try:
-      return portraits.load(position, resolution, crop, _rng(crop, crop_seed)), unreadable
-    except UserError as error:
-      unreadable[position] = str(error)
-  return None, unreadable
+  return Stream(maker.make, start_index, last, maker.spec, len(portraits))
 
 
 def evaluation_batches(
@@ -154,65 +119,144 @@ def evaluation_batches(
   Raises:
     UserError: as in `training_batches`.
   """
-  images.check_crop(crop)
-  local_size = _local_batch_size(portraits, batch_size, process_index, process_count)
-  _check_at_least(0, seed=seed)
   _check_at_least(1, masks_per_image=masks_per_image)
-  hide_accelerators()
-  count = len(portraits)
-  total = count * masks_per_image
-  spec = _spec(local_size, resolution)
-  loader, buffers = ImageLoader(), Buffers()
+  maker = _EvaluationBatches(
+      portraits, masks, resolution, batch_size, seed, crop, process_index, process_count,
+      masks_per_image=masks_per_image)
+  vectors = {'image_index': tf.int32, 'mask_index': tf.int32, 'valid': tf.bool}
+  spec = maker.spec | {
+      key: tf.TensorSpec((maker.local_size,), dtype) for key, dtype in vectors.items()}
+  num_batches = -(-maker.total // batch_size)
+  return Stream(maker.make, 0, num_batches, spec, len(portraits))
 
-  def make(number: int) -> tuple[Batch, Unreadable]:
-    index = global_indices(number, local_size, process_index, process_count)
-    valid = index < total
-    image, mask = (np.where(valid, part, -1) for part in np.divmod(index, masks_per_image))
+
+@dataclasses.dataclass
+class _Batches:
+  """What the makers of batches share; see `training_batches` for the fields."""
+
+  portraits: Portraits
+  masks: Masks
+  resolution: int
+  batch_size: int
+  seed: int
+  crop: str
+  process_index: int
+  process_count: int
+  num_threads: int | None = None
+
+  def __post_init__(self):
+    images.check_crop(self.crop)
+    _check_at_least(0, seed=self.seed)
+    self.count = len(self.portraits)
+    self.local_size = _local_batch_size(
+        self.count, self.batch_size, self.process_index, self.process_count)
+    self.spec = {
+        key: tf.TensorSpec((self.local_size, self.resolution, self.resolution, channels),
+                           tf.float32) for key, channels in (('image', 3), ('mask', 1))}
+    self.loader, self._buffers = ImageLoader(self.num_threads), Buffers()
+    hide_accelerators()
+
+  def index(self, number: int) -> np.ndarray:
+    """Returns the indices of a batch's examples; int64 [local_size]."""
+    return global_indices(number, self.local_size, self.process_index, self.process_count)
+
+  def empty(self) -> Batch:
+    """Returns a batch to write into."""
+    return {key: self._buffers.empty(part.shape) for key, part in self.spec.items()}
+
+  def load(self, position: int, crop_seed: int) -> np.ndarray:
+    """Loads an image as a square; `UserError` if it cannot be read."""
+    rng = None
+    if self.crop == 'random_crop':
+      rng = np.random.Generator(np.random.Philox(key=crop_seed))
+    return self.portraits.load(position, self.resolution, self.crop, rng)
+
+
+@dataclasses.dataclass
+class _TrainingBatches(_Batches):
+  """Makes the batches of `training_batches`."""
+
+  mirror: bool = True
+
+  def make(self, number: int) -> tuple[Batch, Unreadable]:
+    """Makes the batch of a number."""
+    index = self.index(number)
+    position = shuffled(index, self.count, self.seed)
+    seeds = [hashed(_TRAINING, self.seed, i) for i in index]
     unreadable: Unreadable = {}
 
     def load(i: int) -> np.ndarray | None:
+      crop_seed, _, flip_seed = seeds[i]
+      image, problems = self._load_next(int(position[i]), crop_seed)
+      unreadable.update(problems)
+      return image[:, ::-1] if image is not None and self.mirror and flip_seed % 2 else image
+
+    batch = self.empty()
+    wait_for_images = self.loader.start(load, batch['image'])
+    mask_seeds = np.array([mask_seed for _, mask_seed, _ in seeds], np.uint64)
+    self.masks(Requests(mask_seeds, position, index // self.count, index), batch['mask'])
+    wait_for_images()
+    return batch, unreadable
+
+  def _load_next(self, position: int, crop_seed: int) -> tuple[np.ndarray | None, Unreadable]:
+    """Loads an image or the next one that can be read, None where too many cannot."""
+    unreadable: Unreadable = {}
+    while not is_too_many(len(unreadable), self.count):
+      candidate = (position + len(unreadable)) % self.count
       try:
-        rng = _rng(crop, hashed(_EVALUATION, seed, image[i])[0]) if valid[i] else None
-        return portraits.load(int(image[i]), resolution, crop, rng) if valid[i] else None
+        return self.load(candidate, crop_seed), unreadable
+      except UserError as error:
+        unreadable[candidate] = str(error)
+    return None, unreadable
+
+
+@dataclasses.dataclass
+class _EvaluationBatches(_Batches):
+  """Makes the batches of `evaluation_batches`."""
+
+  masks_per_image: int = 1
+
+  @property
+  def total(self) -> int:
+    """Number of pairs of image and mask."""
+    return self.count * self.masks_per_image
+
+  def make(self, number: int) -> tuple[Batch, Unreadable]:
+    """Makes the batch of a number."""
+    index = self.index(number)
+    valid = index < self.total
+    image, mask = (np.where(valid, part, -1) for part in np.divmod(index, self.masks_per_image))
+    unreadable: Unreadable = {}
+
+    def load(i: int) -> np.ndarray | None:
+      if not valid[i]:
+        return None
+      try:
+        return self.load(int(image[i]), hashed(_EVALUATION, self.seed, image[i])[0])
       except UserError as error:
         unreadable[int(image[i])] = str(error)
         return None
 
-    batch = {key: buffers.empty(part.shape) for key, part in spec.items()}
-    wait_for_images = loader.start(load, batch['image'])
+    batch = self.empty()
+    wait_for_images = self.loader.start(load, batch['image'])
     size = np.count_nonzero(valid)  # padding comes last
-    masks(_requests(seed, image[:size], mask[:size], count), batch['mask'][:size])
+    self.masks(self._requests(image[:size], mask[:size]), batch['mask'][:size])
     batch['mask'][size:] = 1
     wait_for_images()
     batch |= {'image_index': image.astype(np.int32), 'mask_index': mask.astype(np.int32),
               'valid': valid & ~np.isin(image, list(unreadable))}
     return batch, unreadable
 
-  vectors = {'image_index': tf.int32, 'mask_index': tf.int32, 'valid': tf.bool}
-  all_specs = spec | {
-      key: tf.TensorSpec((local_size,), dtype) for key, dtype in vectors.items()}
-  return Stream(make, 0, -(-total // batch_size), all_specs, count)
-
-
-def _requests(seed: int, image: np.ndarray, mask: np.ndarray, count: int) -> Requests:
-  """Asks for the mask-th masks of images of an evaluation."""
-  seeds = [hashed(_EVALUATION, seed, i, j + 1)[0] for i, j in zip(image, mask, strict=True)]
-  return Requests(np.array(seeds, np.uint64), image, mask, mask * count + image)
-
-
-def _spec(local_size: int, resolution: int) -> dict[str, tf.TensorSpec]:
-  return {key: tf.TensorSpec((local_size, resolution, resolution, channels), tf.float32)
-          for key, channels in (('image', 3), ('mask', 1))}
-
-
-def _rng(crop: str, seed: int) -> np.random.Generator | None:
-  return np.random.Generator(np.random.Philox(key=seed)) if crop == 'random_crop' else None
+  def _requests(self, image: np.ndarray, mask: np.ndarray) -> Requests:
+    seeds = [hashed(_EVALUATION, self.seed, i, j + 1)[0]
+             for i, j in zip(image, mask, strict=True)]
+    return Requests(np.array(seeds, np.uint64), image, mask, mask * self.count + image)
 
 
 def _local_batch_size(
-    portraits: Portraits, batch_size: int, process_index: int, process_count: int) -> int:
+    count: int, batch_size: int, process_index: int, process_count: int) -> int:
   """Checks what a process asks for and returns its share of a global batch."""
-  if not len(portraits):
+  if not count:
     raise UserError('there are no images to read; give a folder with images')
   if batch_size < 1 or batch_size % process_count:
     raise UserError(

@@ -164,8 +164,8 @@ def _open_file(location: str, path: pathlib.Path, genre: str) -> Source:
   if zipfile.is_zipfile(path) or path.suffix.lower() == '.zip':
     from input_pipeline.sources import archive
     return archive.ZipSource(location, path)
-  raise UserError(f'{location!r} is a file, but neither a zip archive nor a .parquet file; give the '
-                  'folder that holds the images')
+  raise UserError(f'{location!r} is a file, but neither a zip archive nor a .parquet file; give '
+                  'the folder that holds the images')
 
 
 def _open_folder(location: str, root: pathlib.Path, genre: str) -> Source:

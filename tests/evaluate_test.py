@@ -6,6 +6,7 @@ from PIL import Image
 import pytest
 
 from eval import evaluate
+from input_pipeline import stream
 from mat_jax import checkpoint, settings
 from mat_jax.errors import UserError
 
@@ -33,13 +34,34 @@ def test_the_result_does_not_depend_on_the_batch(trained):
   first = evaluate.run(generator, found.variables, config, config.eval.split).metrics
   config = config.copy_and_resolve_references()
   config.eval.batch_size = 3
-  second, pictures, unreadable = evaluate.run(generator, found.variables, config, config.eval.split, 2)
+  second, pictures, unreadable = evaluate.run(
+      generator, found.variables, config, config.eval.split, 2)
   assert first['MAT']['psnr'].shape == (5, 2) and len(pictures['image']) == 2
   assert unreadable == 0
   assert np.any(pictures['image'][0] != pictures['image'][1])
   for system, metrics in first.items():
     for name, values in metrics.items():
       np.testing.assert_allclose(second[system][name], values, rtol=1e-3, err_msg=name)
+
+
+def test_unreadable_images_are_left_out_and_counted(trained, tmp_path, monkeypatch, capsys):
+  workdir, config = trained
+  monkeypatch.setattr(stream, '_MAX_UNREADABLE', 0.3)
+  for i in range(5):
+    Image.new('RGB', (64, 64), (40 * i, 0, 0)).save(tmp_path / f'{i}.png')
+  (tmp_path / '2.png').write_bytes(b'broken')
+  config = config.copy_and_resolve_references()
+  config.data_dir, config.eval.split = str(tmp_path), 'all'
+  found = checkpoint.restore_ema(workdir)
+  generator = settings.generator_from_config(config.model)
+  results = evaluate.run(generator, found.variables, config, 'all', 9)
+  assert results.unreadable == 1
+  assert results.metrics['MAT']['psnr'].shape == (4, 2)
+  assert np.isfinite(results.metrics['MAT']['l1']).all()
+  levels = np.rint((results.pictures['image'][:, 0, 0, 0] + 1) * 127.5).tolist()
+  assert levels == [0, 40, 120, 160]
+  evaluate.evaluate(config, workdir)
+  assert '1 more images could not be read.' in capsys.readouterr().out
 
 
 def test_mean_colour_fill():

@@ -306,7 +306,8 @@ def test_evaluation_on_processes(files, process_count):
   expected = evaluate(first(files, 5), batch_size=8, masks_per_image=2)
   parts = [
       evaluate(
-          first(files, 5), batch_size=8, masks_per_image=2, process_index=i, process_count=process_count)
+          first(files, 5), batch_size=8, masks_per_image=2, process_index=i,
+          process_count=process_count)
       for i in range(process_count)
   ]
   assert {len(part) for part in parts} == {len(expected)}

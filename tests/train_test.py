@@ -1,12 +1,16 @@
 import logging
 import os
+import shutil
 
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from convert import from_torch, to_torch
+from input_pipeline import streams
 from mat_jax import checkpoint, settings, sharding, train
 from mat_jax.errors import UserError
 from tests.conftest import tiny_config
@@ -23,8 +27,8 @@ def test_writes_losses_rates_and_pictures(trained):
   accumulator = _events(workdir)
   tags = set(accumulator.Tags()['tensors'])
   assert {'loss/g', 'loss/d', 'loss/perceptual', 'loss/l1', 'loss/r1', 'logits/real',
-          'time/sec_per_kimg', 'learning_rate/g', 'image_masked_stage1_result',
-          'config'} <= tags
+          'time/sec_per_kimg', 'learning_rate/g', 'data/unreadable_images',
+          'image_masked_stage1_result', 'config'} <= tags
   assert [event.step for event in accumulator.Tensors('loss/g')] == [2, 4]
   assert [event.step for event in accumulator.Tensors('image_masked_stage1_result')] == [0, 2, 4]
 
@@ -46,6 +50,23 @@ def test_a_second_start_resumes_bit_for_bit(trained, tmp_path):
   for name, tree in checkpoint.restore_networks(workdir).networks.items():
     jax.tree.map(np.testing.assert_array_equal, tree, expected[name])
   assert [event.step for event in _events(workdir).Tensors('loss/g')] == [2, 4]
+
+
+def test_unreadable_images_are_in_the_metrics(trained, tmp_path):
+  for i in range(120):
+    path = tmp_path / 'images' / f'{i:03}.png'
+    path.parent.mkdir(exist_ok=True)
+    Image.new('RGB', (64, 64), (i, 0, 0)).save(path)
+  config = tiny_config(steps=5)
+  config.data_dir, config.train.sample_images = str(tmp_path / 'images'), 0
+  stream = streams.training_stream(config, *streams.open_training(config), 4, 0, 1)
+  level = np.rint((next(stream)['image'][1, 0, 0, 0] + 1) * 127.5).astype(int)
+  (tmp_path / 'images' / f'{level:03}.png').write_bytes(b'broken')
+  workdir = str(tmp_path / 'workdir')
+  shutil.copytree(trained[0], workdir)
+  assert int(train.train(config, workdir).step) == 5
+  event = _events(workdir).Tensors('data/unreadable_images')[-1]
+  assert event.step == 5 and tensor_util.make_ndarray(event.tensor_proto) == 1
 
 
 def _run(config, workdir):
