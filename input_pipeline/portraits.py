@@ -151,8 +151,6 @@ def open_portraits(data_dir: str, genre: str = '') -> Portraits:
                     f'archive or {SAMPLES!r}')
   source = _open_folder(location, root, genre) if root.is_dir() else _open_file(
       location, root, genre)
-  logging.info('%d images in %s (%s).', len(source), location,
-               type(source).__name__.removesuffix('Source'))
   return Portraits(source, range(len(source)))
 
 

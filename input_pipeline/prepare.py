@@ -17,7 +17,7 @@ from absl import flags
 import tensorflow_datasets as tfds
 
 from input_pipeline import images
-from input_pipeline.portraits import open_portraits
+from input_pipeline.portraits import SAMPLES, open_portraits
 from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPortraits
 from mat_jax import command_line, new_files
 from mat_jax.errors import UserError, exit_on_user_error
@@ -43,8 +43,9 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
   if config.resolution < images.MIN_SIDE:
     raise UserError(f'the resolution is {config.resolution}; give {images.MIN_SIDE} pixels or more')
   open_portraits(data_dir, config.genre)  # its errors come before anything is made
-  # For workers elsewhere; 'samples' is a name, not a path.
-  config.portraits_dir = os.path.abspath(data_dir) if os.path.exists(data_dir) else data_dir
+  # Workers may have another current folder; 'samples' is a name, not a path.
+  config.portraits_dir = data_dir if data_dir == SAMPLES else os.path.abspath(
+      os.path.expanduser(data_dir))
   builder_class = WikiartPortraits if beam_runner is None else _beam_builder()
   tfds.disable_progress_bar()  # there are better ones
   with new_files.new_directory(output) as folder:

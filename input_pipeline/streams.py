@@ -1,5 +1,6 @@
 """The streams that a configuration asks for; `configs/base.py` documents its fields."""
 
+from absl import logging
 import ml_collections
 
 from input_pipeline import images, mask_files, pipeline
@@ -80,6 +81,8 @@ def open_training(
   """
   images.check_crop(config.data.crop)
   portraits = open_split(config, config.data.split)
+  logging.info('%s has %d images (%s).', config.data_dir, len(portraits.source),
+               type(portraits.source).__name__.removesuffix('Source'))
   masks = open_masks(config, config.data, portraits, config.seed)
   validation = open_split(config, config.eval.validation_split)
   open_masks(config, config.eval, validation, config.eval.seed)

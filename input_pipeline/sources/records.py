@@ -16,7 +16,6 @@ import tensorflow_datasets as tfds
 from input_pipeline import images
 from mat_jax.errors import UserError
 
-INFO = 'dataset_info.json'
 _FEATURES = 'features.json'
 # TFDS imports the modules that the file of features names.
 _TRUSTED = re.compile(r'tensorflow_datasets\.core\.features(\.\w+)*')
@@ -105,12 +104,13 @@ def _class_names(content: Any) -> list[Any]:
 
 def _find_features(features: Any, folder: pathlib.Path) -> tuple[str, str]:
   """Returns the keys of the image and of its name, '' if it has none."""
-  found = {key: value for key, value in features.items()
-           if isinstance(value, tfds.features.Image)}
+  features = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+  found = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
   if not found:
-    raise UserError(f'{os.fspath(folder)!r} has no feature with images, but {", ".join(features)}')
+    raise UserError(f'{os.fspath(folder)!r} has no feature with images, but '
+                    f'{", ".join(features) or "none"}')
   names = [key for key in ('name', 'filename', 'image/filename') if key in features]
-  return 'image' if 'image' in found else next(iter(found)), names[0] if names else ''
+  return 'image' if 'image' in found else found[0], names[0] if names else ''
 
 
 def _open(paths: Sequence[str], folder: pathlib.Path, count: int) -> ArrayRecordDataSource:
