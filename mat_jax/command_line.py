@@ -4,6 +4,7 @@ from collections.abc import Callable
 import logging as python_logging
 import signal
 import sys
+import warnings
 
 from absl import app, flags, logging
 
@@ -55,6 +56,8 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().addFilter(_is_wanted)
   sys.unraisablehook = _unraisable
+  # Of Orbax too, when a write fails while others have not begun.
+  warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
   signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
   app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
 
