@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# What is compiled here runs a few times only; XLA's last passes would take longer than they
+# save. XLA_FLAGS= in the environment tests with them.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
 
 # ruff: noqa: E402
 import jax
