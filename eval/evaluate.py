@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 
 from eval import image_metrics, tables
-from input_pipeline import streams
+from input_pipeline import from_config
 from mat_jax import image_grid, inference, settings, sharding
 from mat_jax.checkpoint import check_architecture, restore_ema
 from mat_jax.generator import Generator
@@ -116,6 +116,9 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
     split: part of the images.
     pictures: how many images to return, each with its first mask.
 
+  Returns:
+    Metrics of all pairs and pictures; see `Results`.
+
   Raises:
     UserError: nothing to read, or too much of it unreadable.
   """
@@ -123,7 +126,7 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
   variables = jax.device_put(variables, sharding.replicated(mesh))
   step = _make_step(generator, mesh, config.eval.truncation_psi)
-  stream, count = streams.evaluation_stream(
+  stream, count = from_config.evaluation_stream(
       config, split, jax.process_index(), jax.process_count())
   metrics: dict[str, dict[str, list[np.ndarray]]] = {}
   shown: list[Arrays] = []

@@ -8,6 +8,7 @@ names those. Train with --config.data_dir=data/portraits.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -30,7 +31,7 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
   Args:
     data_dir: see `open_portraits`.
     output: folder to make, or an empty one.
-    config: how; `portraits_dir` is set to `data_dir`.
+    config: how; `data_dir` takes the place of its `portraits_dir`.
     beam_runner: name of an Apache Beam runner; None for threads of this process.
     beam_options: of the runner.
 
@@ -44,8 +45,8 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
     raise UserError(f'the resolution is {config.resolution}; give {images.MIN_SIDE} pixels or more')
   open_portraits(data_dir, config.genre)  # its errors come before anything is made
   # Workers may have another current folder; 'samples' is a name, not a path.
-  config.portraits_dir = data_dir if data_dir == SAMPLES else os.path.abspath(
-      os.path.expanduser(data_dir))
+  config = dataclasses.replace(config, portraits_dir=data_dir if data_dir == SAMPLES else (
+      os.path.abspath(os.path.expanduser(data_dir))))
   builder_class = WikiartPortraits if beam_runner is None else _beam_builder()
   tfds.disable_progress_bar()  # there are better ones
   with new_files.new_directory(output) as folder:

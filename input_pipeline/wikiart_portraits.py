@@ -13,7 +13,6 @@ import os
 import tempfile
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
@@ -81,36 +80,46 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
       self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
     portraits, config = self.open_source(dl_manager), self.builder_config
-    # Which split an image is in shows only when all have been read; until then they are
-    # kept in a file without a name.
-    spool = tempfile.TemporaryFile(dir=self.data_path)
-    ends, prepared = [0], []
-    progress = tqdm.tqdm(preparation.prepare_images(portraits, config.resolution, config.quality),
-                         total=len(portraits), unit='image', desc='preparing', disable=None)
-    for image in progress:
-      spool.write(image.data)
-      ends.append(spool.tell())
+    spool, prepared = _Spool(os.fspath(self.data_path)), []
+    for image in tqdm.tqdm(
+        preparation.prepare_images(portraits, config.resolution, config.quality),
+        total=len(portraits), unit='image', desc='preparing', disable=None):
+      spool.append(image.data)
       prepared.append(dataclasses.replace(image, data=b''))
     plan = preparation.plan(prepared, config.split_seed)
     write_report(plan, os.fspath(self.data_path))
-    offsets = np.array(ends)
-    names = [image.name for image in prepared]
-
-    def read(position: int) -> bytes:
-      spool.seek(offsets[position])
-      return spool.read(offsets[position + 1] - offsets[position])
-
     progress = tqdm.tqdm(total=plan.report()['images'], unit='image', desc='writing', disable=None)
+    names = [image.name for image in prepared]
+    return {split: self._generate_examples(positions, names, spool, progress)
+            for split, positions in plan.splits.items()}
 
-    def examples(positions: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-      for i, position in enumerate(positions):
-        progress.update()
-        yield i, {'image': read(position), 'name': names[position]}
+  def _generate_examples(
+      self, positions: list[int], names: list[str], spool: '_Spool', progress: tqdm.tqdm
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the images of a split, numbered in its order."""
+    for i, position in enumerate(positions):
+      progress.update()
+      yield i, {'image': spool.read(position), 'name': names[position]}
 
-    return {split: examples(positions) for split, positions in plan.splits.items()}
 
-  def _generate_examples(self, **kwargs: Any) -> Iterator[Any]:
-    raise NotImplementedError('the splits are made together')
+class _Spool:
+  """Encoded images in a file without a name, for the time until all have been read.
+
+  Only then it shows which split an image is in.
+  """
+
+  def __init__(self, folder: str):
+    self._file = tempfile.TemporaryFile(dir=folder)
+    self._ends = [0]
+
+  def append(self, data: bytes) -> None:
+    self._file.write(data)
+    self._ends.append(self._file.tell())
+
+  def read(self, position: int) -> bytes:
+    start, end = self._ends[position:position + 2]
+    self._file.seek(start)
+    return self._file.read(end - start)
 
 
 def write_report(plan: preparation.Plan, folder: str) -> None:

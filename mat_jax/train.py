@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from convert import feature_nets as feature_weights
-from input_pipeline import streams
+from input_pipeline import from_config
 from input_pipeline.stream import Stream
 from mat_jax import feature_nets, image_grid, inference, sharding, status, train_state, train_step
 from mat_jax import settings as settings_lib
@@ -65,9 +65,9 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   """
   mesh = sharding.make_mesh()
   _check(config, mesh)
-  portraits, masks = streams.open_training(config)
+  portraits, masks = from_config.open_training(config)
   count = config.train.sample_images
-  samples = streams.sample_batch(config, count) if count else None
+  samples = from_config.sample_batch(config, count) if count else None
   networks, features = _networks(config)
   settings = settings_lib.training_from_config(config)
   checkpoints = Checkpoints(workdir, config.model, config.train.max_to_keep)
@@ -78,7 +78,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   state = _initial_state(run)
   if int(state.step) == 0:
     _write_config(config, writer)
-  stream = streams.training_stream(
+  stream = from_config.training_stream(
       config, portraits, masks, int(state.images_seen) // config.train.batch_size,
       jax.process_index(), jax.process_count())
   logging.info('Training on %d images, %d devices, batch %d.', len(portraits),

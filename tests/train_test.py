@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from convert import from_torch, to_torch
-from input_pipeline import streams
+from input_pipeline import from_config
 from mat_jax import checkpoint, settings, sharding, train
 from mat_jax.errors import UserError
 from tests.conftest import tiny_config
@@ -59,7 +59,7 @@ def test_unreadable_images_are_in_the_metrics(trained, tmp_path):
     Image.new('RGB', (64, 64), (i, 0, 0)).save(path)
   config = tiny_config(steps=5)
   config.data_dir, config.train.sample_images = str(tmp_path / 'images'), 0
-  stream = streams.training_stream(config, *streams.open_training(config), 4, 0, 1)
+  stream = from_config.training_stream(config, *from_config.open_training(config), 4, 0, 1)
   level = np.rint((next(stream)['image'][1, 0, 0, 0] + 1) * 127.5).astype(int)
   (tmp_path / 'images' / f'{level:03}.png').write_bytes(b'broken')
   workdir = str(tmp_path / 'workdir')

@@ -13,9 +13,10 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> Portraits:
   """Opens the images of a split of `config.data_dir`.
 
   Raises:
-    UserError: nothing readable there, no such split, or images prepared for a smaller
-      model.
+    UserError: nothing readable there, no such split or crop, or images prepared for a
+      smaller model.
   """
+  images.check_crop(config.data.crop)
   portraits = open_portraits(config.data_dir, config.data.genre)
   stored = portraits.source.resolution
   if stored is not None and stored < config.model.resolution:
@@ -25,8 +26,36 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> Portraits:
   return portraits.split(split, config.data.split_seed)
 
 
-def open_masks(config: ml_collections.ConfigDict, options: ml_collections.ConfigDict,
-               portraits: Portraits, seed: int) -> mask_files.Masks:
+def open_training(
+    config: ml_collections.ConfigDict) -> tuple[Portraits, mask_files.Masks]:
+  """Opens what a training run reads, and tries what it will evaluate on.
+
+  Raises:
+    UserError: a wrong field, nothing readable, or nothing to validate on.
+  """
+  portraits = open_split(config, config.data.split)
+  logging.info('%s has %d images (%s).', config.data_dir, len(portraits.source),
+               type(portraits.source).__name__.removesuffix('Source'))
+  open_evaluation(config, config.eval.validation_split)
+  return portraits, _open_masks(config, config.data, portraits, config.seed)
+
+
+def open_evaluation(
+    config: ml_collections.ConfigDict, split: str) -> tuple[Portraits, mask_files.Masks]:
+  """Opens a split and its fixed masks.
+
+  Raises:
+    UserError: a wrong field, nothing readable, or fewer masks than are asked for.
+  """
+  portraits = open_split(config, split)
+  masks = _open_masks(config, config.eval, portraits, config.eval.seed)
+  if isinstance(masks, mask_files.MaskFiles):
+    masks.check_places(config.eval.masks_per_image)
+  return portraits, masks
+
+
+def _open_masks(config: ml_collections.ConfigDict, options: ml_collections.ConfigDict,
+                portraits: Portraits, seed: int) -> mask_files.Masks:
   """Opens the masks that `config.data` or `config.eval`, the options, ask for."""
   resolution = config.model.resolution
   if not options.mask_dir:
@@ -50,10 +79,7 @@ def evaluation_stream(
     process_count: int) -> tuple[Stream, int]:
   """Streams a split with its fixed masks, and counts the batches."""
   options = config.eval
-  portraits = open_split(config, split)
-  masks = open_masks(config, options, portraits, options.seed)
-  if isinstance(masks, mask_files.MaskFiles):
-    masks.check_places(options.masks_per_image)
+  portraits, masks = open_evaluation(config, split)
   stream = pipeline.evaluation_batches(
       portraits, masks, resolution=config.model.resolution, batch_size=options.batch_size,
       masks_per_image=options.masks_per_image, seed=options.seed, crop=config.data.crop,
@@ -63,27 +89,9 @@ def evaluation_stream(
 
 def sample_batch(config: ml_collections.ConfigDict, count: int) -> pipeline.Batch:
   """Returns the first images of the validation split with their first masks."""
-  portraits = open_split(config, config.eval.validation_split)
-  masks = open_masks(config, config.eval, portraits, config.eval.seed)
+  portraits, masks = open_evaluation(config, config.eval.validation_split)
   count = min(count, len(portraits))
   batch = next(pipeline.evaluation_batches(
       portraits, masks, resolution=config.model.resolution, batch_size=count,
       seed=config.eval.seed, crop=config.data.crop))
   return {name: batch[name] for name in ('image', 'mask')}
-
-
-def open_training(
-    config: ml_collections.ConfigDict) -> tuple[Portraits, mask_files.Masks]:
-  """Opens what a training run reads, after checking the fields that matter later.
-
-  Raises:
-    UserError: a wrong field, nothing readable, or nothing to validate on.
-  """
-  images.check_crop(config.data.crop)
-  portraits = open_split(config, config.data.split)
-  logging.info('%s has %d images (%s).', config.data_dir, len(portraits.source),
-               type(portraits.source).__name__.removesuffix('Source'))
-  masks = open_masks(config, config.data, portraits, config.seed)
-  validation = open_split(config, config.eval.validation_split)
-  open_masks(config, config.eval, validation, config.eval.seed)
-  return portraits, masks

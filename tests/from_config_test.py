@@ -1,4 +1,4 @@
-"""What the fields of a configuration make of the streams."""
+"""What the fields of a configuration make of the from_config."""
 
 import itertools
 import pathlib
@@ -12,7 +12,7 @@ from pyarrow import parquet
 import pytest
 
 from configs import wikiart
-from input_pipeline import prepare, streams
+from input_pipeline import from_config, prepare
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
 
@@ -29,12 +29,12 @@ def small_config(data_dir, **fields):
 
 
 def train(config, count=2):
-  stream = streams.training_stream(config, *streams.open_training(config), 0, 0, 1)
+  stream = from_config.training_stream(config, *from_config.open_training(config), 0, 0, 1)
   return list(itertools.islice(stream, count))
 
 
 def evaluate(config, split='test'):
-  stream, count = streams.evaluation_stream(config, split, 0, 1)
+  stream, count = from_config.evaluation_stream(config, split, 0, 1)
   batches = list(stream)
   assert len(batches) == count
   return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
@@ -105,7 +105,7 @@ def test_data_sets_prepared_for_smaller_models_are_refused(folder, tmp_path):
 
 def test_sample_batch_is_the_start_of_the_validation_split(folder):
   config = small_config(folder)
-  samples = streams.sample_batch(config, 4)
+  samples = from_config.sample_batch(config, 4)
   validation = evaluate(config, 'validation')
   assert len(samples['image']) == 2  # of twenty
   np.testing.assert_array_equal(samples['image'], validation['image'][::4][:2])
@@ -135,6 +135,9 @@ def test_mask_folders(folder, tmp_path):
   config = small_config(folder, **{'eval.mask_dir': matched, 'eval.masks_per_image': 3})
   with pytest.raises(UserError, match='2 masks for an image where 3 are asked'):
     evaluate(config)
+  # Before training, not at the first validation.
+  with pytest.raises(UserError, match='2 masks for an image where 3 are asked'):
+    from_config.open_training(config)
   cycle = write_masks(tmp_path / 'cycle', ['a.png', 'b.png', 'c.png'])
   config = small_config(folder, **{'data.mask_dir': cycle})
   masks = np.concatenate([batch['mask'] for batch in train(config, 3)])
@@ -154,13 +157,13 @@ def test_mask_folders(folder, tmp_path):
     ])
 def test_wrong_fields_are_found_before_training(folder, fields, message):
   with pytest.raises(UserError, match=message):
-    streams.open_training(small_config(folder, **fields))
+    from_config.open_training(small_config(folder, **fields))
 
 
 def test_masks_of_another_size_are_found_before_training(folder, tmp_path):
   Image.new('L', (32, 32)).save(tmp_path / 'a.png')
   with pytest.raises(UserError, match='a.png.*32 x 32 pixels; give masks of 64 x 64'):
-    streams.open_training(small_config(folder, **{'data.mask_dir': str(tmp_path)}))
+    from_config.open_training(small_config(folder, **{'data.mask_dir': str(tmp_path)}))
 
 
 def test_pictures_are_never_written(folder):
