@@ -5,7 +5,8 @@
   python main.py --config=configs/wikiart.py --workdir=runs/wikiart --mode=inpaint \
       --config.inpaint.images=photos --config.inpaint.masks=masks
 
-Any field of the config can be set as --config.field=value.
+Any field of the config can be set as --config.field=value. On several hosts the same
+command runs on each, with --distributed.
 """
 
 import logging as python_logging
@@ -23,12 +24,17 @@ from ml_collections import config_flags
 
 from eval import evaluate
 from input_pipeline import pipeline
-from mat_jax import command_line, inpaint, train
+from mat_jax import cluster, command_line, inpaint, train
 from mat_jax.errors import UserError, exit_on_user_error
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'inpaint'], 'What to do.')
+_DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'Joins one process on each host; TPU pods and SLURM need no more.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, elsewhere.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes, elsewhere.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which one this is, elsewhere.')
 
 
 @exit_on_user_error
@@ -39,6 +45,8 @@ def main(argv: list[str]) -> None:
   if not os.path.isfile(path):
     raise UserError(f'the config file {path} does not exist; configs/ holds some to choose from')
   pipeline.hide_accelerators()
+  if _DISTRIBUTED.value:
+    cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   logging.info('JAX %s on %s, process %d of %d.', jax.__version__,
                ', '.join(sorted({d.device_kind for d in jax.devices()})),
                jax.process_index() + 1, jax.process_count())

@@ -17,14 +17,18 @@ def get_config() -> ml_collections.ConfigDict:
   # WikiArt with its genre tables, parquet shards as of huggan/wikiart, a data set made by
   # `python -m input_pipeline.prepare`; 'samples' takes the shipped portraits.
   config.data_dir = ''
-  # A checkpoint to start from when the workdir has none: a workdir or a step
-  # directory. Its optimiser states are not taken over. '' starts from scratch.
+  # A checkpoint to start from when the workdir has none: a converted model, a workdir,
+  # or a step directory. Its optimiser states are not taken over. '' starts from scratch.
   config.init_from = ''
+  # What a resumed run may have changed, joined by ',': seed, batch_size, images. A run
+  # that differs in one of them from its checkpoint is refused unless it is named here.
+  config.accept_changes = ''
 
   config.model = _model()
   config.data = _data()
   config.train = _train()
   config.optimizer = _optimizer()
+  config.augment = _augmentation()
   config.eval = _evaluation()
   config.inpaint = _inpainting()
   return config
@@ -34,8 +38,9 @@ def _model() -> ml_collections.ConfigDict:
   model = ml_collections.ConfigDict()
   # Side of the images in pixels, a power of two from 64.
   model.resolution = 256
-  # Depth of the mapping network; 8 in the released checkpoints.
-  model.mapping_layers = 8
+  # Depth of the mapping network; None takes that of the checkpoint, and 8, as in the
+  # released ones, without a checkpoint.
+  model.mapping_layers = config_dict.placeholder(int)
   # Channel multiplier of both networks; 1.0 is the published size.
   model.width = 1.0
   # Dtype of activations: 'float32', 'bfloat16', or 'auto' (bfloat16 on a TPU).
@@ -79,6 +84,12 @@ def _train() -> ml_collections.ConfigDict:
   train = ml_collections.ConfigDict()
   # Images of a step, over all devices.
   train.batch_size = 8
+  # Images whose gradients are computed at a time, over all devices; fewer than the batch
+  # need less memory and give the same step. None takes the whole batch.
+  train.microbatch = config_dict.placeholder(int)
+  # Computes the activations of every block again in the backward pass instead of keeping
+  # them: about a third more work, a fraction of the memory.
+  train.remat = False
   # Length of the run, in thousands of images shown.
   train.total_kimg = 32.0
   # A tick, the unit of reports, in thousands of images.
@@ -86,11 +97,20 @@ def _train() -> ml_collections.ConfigDict:
   # A checkpoint, sample images and validation metrics come every so many ticks,
   # and at the end.
   train.snapshot_ticks = 1
-  # Checkpoints kept; older ones are removed.
+  # Newest checkpoints kept, beside the one with the best validation metric.
   train.max_to_keep = 2
+  # Validation metric that says which is the best: psnr, ssim, l1, or over the hole alone
+  # psnr_hole, ssim_hole, l1_hole.
+  train.best_metric = 'psnr'
+  # Steps in a row with a loss that is not finite after which the run stops.
+  train.max_nonfinite_steps = 10
+  # Number of steps to profile, the third step of a sitting being the first; the trace is
+  # for TensorBoard's profile plugin. 0 for none.
+  train.profile_steps = 0
   # Validation images shown in the sample grids.
   train.sample_images = 4
-  # Weight of R1 (gamma), and steps between two applications of it.
+  # Weight of R1 (gamma), and steps between two applications of it. None takes
+  # StyleGAN2-ADA's heuristic, 0.0002 * resolution^2 / batch_size.
   train.r1_gamma = 10.0
   train.r1_interval = 16
   # Weight of the perceptual loss; 0 leaves its network out.
@@ -101,6 +121,12 @@ def _train() -> ml_collections.ConfigDict:
   train.vgg_weights = ''
   # Weight of the L1 loss of the result; the reference logs it at weight 0.
   train.l1_weight = 0.0
+  # Weight of the LeCam regulariser, which steadies the discriminator on few images; 0 for
+  # none, its authors take 0.01 to 0.3.
+  train.lecam_weight = 0.0
+  # First blocks of the discriminator, from the image on, that stay as they are (Freeze-D);
+  # useful with `init_from`.
+  train.freeze_d_blocks = 0
   # Probability of mixing the styles of two latents.
   train.style_mixing = 0.5
   # Truncation while training; 1.0 for none.
@@ -131,6 +157,25 @@ def _optimizer() -> ml_collections.ConfigDict:
   optimizer.generator_interval = 4
   optimizer.discriminator_interval = 16
   return optimizer
+
+
+def _augmentation() -> ml_collections.ConfigDict:
+  augment = ml_collections.ConfigDict()
+  # Adaptive discriminator augmentation (ADA): 'b' for flips, quarter turns and whole-pixel
+  # shifts, 'g' for scaling, rotation and fractional shifts, 'c' for colours, or several of
+  # them; '' for none.
+  augment.pipeline = ''
+  # Probability of each transform when the run begins.
+  augment.probability = 0.0
+  # The probability rises while the mean sign of the real images' logits is above this, and
+  # falls while it is below; None keeps it as it is.
+  augment.target = 0.6
+  # Thousands of images in which it can move from 0 to 1, and steps between two moves.
+  augment.kimg = 500.0
+  augment.interval = 4
+  # It does not rise above this: from about 0.8 on, augmentations leak into the results.
+  augment.max_probability = 0.8
+  return augment
 
 
 def _evaluation() -> ml_collections.ConfigDict:

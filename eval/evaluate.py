@@ -22,7 +22,7 @@ import tqdm
 from eval import image_metrics, tables
 from input_pipeline import from_config
 from mat_jax import image_grid, inference, settings, sharding
-from mat_jax.checkpoint import check_architecture, restore_ema
+from mat_jax.checkpoint import fit_model, restore_ema
 from mat_jax.generator import Generator
 
 FOLDER = 'eval'
@@ -106,7 +106,7 @@ class Results(NamedTuple):
 
 
 def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict, split: str,
-        pictures: int = 0) -> Results:
+        pictures: int = 0, should_stop: Callable[[], bool] = lambda: False) -> Results | None:
   """Evaluates a generator on a split.
 
   Args:
@@ -115,9 +115,10 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
     config: see `configs/base.py`; uses `data`, `eval` and `data_dir`.
     split: part of the images.
     pictures: how many images to return, each with its first mask.
+    should_stop: asked before every batch.
 
   Returns:
-    Metrics of all pairs and pictures; see `Results`.
+    Metrics of all pairs and pictures; see `Results`. None if it had to stop.
 
   Raises:
     UserError: nothing to read, or too much of it unreadable.
@@ -132,6 +133,8 @@ def run(generator: Generator, variables: Any, config: ml_collections.ConfigDict,
   shown: list[Arrays] = []
   pairs: list[Arrays] = []
   for batch in tqdm.tqdm(stream, total=count, unit='batch', desc='evaluating', disable=None):
+    if should_stop():
+      return None
     inputs = {'image': batch['image'], 'mask': batch['mask'],
               'seed': _seeds(batch, config.eval)}
     out = jax.device_get(step(variables, sharding.to_global(inputs, mesh)))
@@ -171,11 +174,15 @@ def _gather(value: np.ndarray, mesh: Mesh) -> np.ndarray:
   return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(spread))
 
 
-def make_validation(
-    config: ml_collections.ConfigDict) -> Callable[[Any, Mapping[str, Any]], dict[str, float]]:
+def make_validation(config: ml_collections.ConfigDict) -> Callable[
+    [Any, Mapping[str, Any], Callable[[], bool]], dict[str, float] | None]:
   """The metrics that a training run logs at every snapshot."""
-  def validate(networks: Any, variables: Mapping[str, Any]) -> dict[str, float]:
-    results = run(networks.generator, variables, config, config.eval.validation_split)
+  def validate(networks: Any, variables: Mapping[str, Any],
+               should_stop: Callable[[], bool]) -> dict[str, float] | None:
+    results = run(networks.generator, variables, config, config.eval.validation_split,
+                  should_stop=should_stop)
+    if results is None:
+      return None
     means = {name: tables.summarize(pairs).mean for name, pairs in results.metrics[MODEL].items()}
     means['unreadable_images'] = results.unreadable
     return {f'validation/{name}': mean for name, mean in means.items()}
@@ -195,8 +202,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     UserError: no checkpoint, another architecture, no images.
   """
   checkpoint = restore_ema(config.eval.checkpoint or workdir)
-  check_architecture(checkpoint.model, config.model, checkpoint.path)
-  generator = settings.generator_from_config(config.model)
+  model = fit_model(config.model, checkpoint.model, checkpoint.path)
+  generator = settings.generator_from_config(model)
   results = run(generator, checkpoint.variables, config, config.eval.split, PICTURE_ROWS)
   pictures = results.pictures
   if jax.process_index():

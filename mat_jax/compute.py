@@ -8,6 +8,7 @@ layer as one immutable value.
 import dataclasses
 from typing import Any, Literal
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +28,8 @@ class Compute:
       input's 'phases' or as one 'strided' convolution.
     weight_gradient: the kernel gradient of stride-1 convolutions as k*k
       products of 'shifted_inputs' with the output gradient, or by 'xla'.
+    remat: blocks compute their activations again in the backward pass instead
+      of keeping them (arXiv 1604.06174).
   """
 
   dtype: Any = jnp.float32
@@ -34,6 +37,21 @@ class Compute:
   upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
   downsample_conv: Literal['phases', 'strided'] = 'strided'
   weight_gradient: Literal['shifted_inputs', 'xla'] = 'xla'
+  remat: bool = False
+
+  def block(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
+    """The class of a block, wrapped for `remat` if that is on.
+
+    Args:
+      module: its class.
+      static_argnums: arguments of `__call__` that are no arrays, counted without self.
+
+    Returns:
+      A class with the same parameters and results.
+    """
+    if not self.remat:
+      return module
+    return nn.remat(module, static_argnums=tuple(i + 1 for i in static_argnums))
 
 
 # Every operation in the form that all backends run well enough.

@@ -16,6 +16,20 @@ from mat_jax.mapping import Mapping
 from mat_jax.sizes import channels, check_resolution
 
 
+def first_blocks(resolution: int, count: int) -> tuple[str, ...]:
+  """Names of the modules of the first `count` blocks of a branch, from the image on.
+
+  The entry from the image belongs to the first block.
+
+  Raises:
+    ValueError: the branch has fewer blocks.
+  """
+  blocks = [f'block_{side}' for side in (resolution >> i for i in range(count)) if side > 4]
+  if len(blocks) < count:
+    raise ValueError(f'a discriminator of {resolution} px has {len(blocks)} blocks')
+  return ('from_rgb', *blocks) if blocks else ()
+
+
 class DiscriminatorBlock(nn.Module):
   """Residual block that halves the map.
 
@@ -54,7 +68,7 @@ class Branch(nn.Module):
   width: float = 1.0
   divisor: int = 1
   outputs: int = 1
-  minibatch_std_shards: int = 1
+  minibatch_std_shards: int | None = 1
   compute: Compute = PORTABLE
 
   @nn.compact
@@ -67,7 +81,8 @@ class Branch(nn.Module):
     x = Conv2d(features(self.resolution), 1, compute=self.compute, name='from_rgb')(x)
     side = self.resolution
     while side > 4:
-      x = DiscriminatorBlock(features(side // 2), self.compute, name=f'block_{side}')(x)
+      block = self.compute.block(DiscriminatorBlock)
+      x = block(features(side // 2), self.compute, name=f'block_{side}')(x)
       side //= 2
     x = minibatch_std(x, shards=self.minibatch_std_shards)
     x = Conv2d(features(4), 3, compute=self.compute, name='conv')(x)
@@ -95,7 +110,7 @@ class Discriminator(nn.Module):
   label_dim: int = 0
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
-  minibatch_std_shards: int = 1
+  minibatch_std_shards: int | None = 1
   compute: Compute | None = None
 
   def setup(self):

@@ -46,10 +46,10 @@ class FirstStage(nn.Module):
     """
     x, valid, skips = self._encode(image, mask)
     x, style = self._transform(x, valid, ws, keep)
-    rgb = None
+    rgb, block = None, self.compute.block(SynthesisBlock, static_argnums=(4,))
     for i, skip in enumerate(reversed(skips)):
       side = self.resolution >> (len(skips) - 1 - i)
-      x, rgb = SynthesisBlock(x.shape[-1], side, False, self.compute, name=f'dec_conv_{i}')(
+      x, rgb = block(x.shape[-1], side, False, self.compute, name=f'dec_conv_{i}')(
           x, rgb, skip, (style, style, style), 'none')
     return rgb * (1.0 - mask) + image * mask
 

@@ -43,8 +43,9 @@ class Encoder(nn.Module):
     """[N, H, W, 7] -> maps by built side, from the resolution down to 16."""
     maps, side = {}, self.resolution
     while side >= LATENT_SIDE:
-      x = EncoderBlock(channels(side, self.width), side == self.resolution, self.compute,
-                       name=f'block_{side}')(x)
+      block = self.compute.block(EncoderBlock)
+      x = block(channels(side, self.width), side == self.resolution, self.compute,
+                name=f'block_{side}')(x)
       maps[side] = x
       side //= 2
     return maps
@@ -69,15 +70,16 @@ class Decoder(nn.Module):
     """Encoder maps by side, [N, num_ws, w_dim], [N, S] -> float32 [N, H, W, 3]."""
     global_style = global_style.astype(ws.dtype)
     styles = [jnp.concatenate([ws[:, i], global_style], axis=-1) for i in range(ws.shape[1])]
-    x, rgb = LowestBlock(channels(LATENT_SIDE, self.width), self.compute,
-                         name=f'block_{LATENT_SIDE}')(
-                             maps[LATENT_SIDE], (styles[0], styles[1]), noise_mode)
+    lowest = self.compute.block(LowestBlock, static_argnums=(2,))
+    block = self.compute.block(SynthesisBlock, static_argnums=(4,))
+    x, rgb = lowest(channels(LATENT_SIDE, self.width), self.compute, name=f'block_{LATENT_SIDE}')(
+        maps[LATENT_SIDE], (styles[0], styles[1]), noise_mode)
     side, first = 2 * LATENT_SIDE, 1
     while side <= self.resolution:
       # The first style of a block is the one its predecessor's image used.
-      x, rgb = SynthesisBlock(channels(side, self.width), side, compute=self.compute,
-                              name=f'block_{side}')(
-                                  x, rgb, maps[side], tuple(styles[first:first + 3]), noise_mode)
+      x, rgb = block(channels(side, self.width), side, compute=self.compute,
+                     name=f'block_{side}')(
+                         x, rgb, maps[side], tuple(styles[first:first + 3]), noise_mode)
       side, first = 2 * side, first + 2
     return rgb
 

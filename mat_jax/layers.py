@@ -29,7 +29,7 @@ def normalize_second_moment(x: jax.Array, epsilon: float = 1e-8) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
 
 
-def minibatch_std(x: jax.Array, group_size: int = 4, shards: int = 1) -> jax.Array:
+def minibatch_std(x: jax.Array, group_size: int = 4, shards: int | None = 1) -> jax.Array:
   """Appends the standard deviation over groups of images as one channel.
 
   Progressive GAN (arXiv 1710.10196), section 3. Within a shard of n images,
@@ -39,9 +39,9 @@ def minibatch_std(x: jax.Array, group_size: int = 4, shards: int = 1) -> jax.Arr
     x: [N, H, W, C].
     group_size: images in a group.
     shards: the batch is cut into this many contiguous parts that are grouped
-      on their own. Fixed by the configuration and not by the devices, it makes
-      the result the same on any number of devices, without communication when
-      a device holds whole parts.
+      on their own; None makes every group a part. Neighbours are grouped then, so
+      that the result is the same for any part of a batch that holds whole groups: on
+      any number of devices, without communication, and in microbatches.
 
   Returns:
     [N, H, W, C + 1].
@@ -50,6 +50,7 @@ def minibatch_std(x: jax.Array, group_size: int = 4, shards: int = 1) -> jax.Arr
     ValueError: when the sizes do not divide.
   """
   n, h, w, c = x.shape
+  shards = max(1, n // group_size) if shards is None else shards
   if n % shards:
     raise ValueError(f'minibatch std cannot cut a batch of {n} into {shards} shards')
   size = min(group_size, n // shards)
@@ -196,7 +197,8 @@ class StyleConv(nn.Module):
       x: [N, H, W, in].
       style: [N, S].
       noise_mode: 'random' (one fresh map per image from the 'noise' stream),
-        'const' (the stored map) or 'none'.
+        'const' (the stored map, [H * up, W * up], or one per image with N in front)
+        or 'none'.
     """
     y = ModulatedConv2d(self.features, 3, up=self.up, compute=self.compute, name='conv')(x, style)
     if self.use_noise:
@@ -213,11 +215,11 @@ class StyleConv(nn.Module):
     if noise_mode == 'none':
       return y
     if noise_mode == 'const':
-      if (h, w) != stored.value.shape:
+      if (h, w) != stored.value.shape[-2:]:
         raise ValueError(
             f'constant noise is stored for {stored.value.shape}, the map is {(h, w)}; '
             "use noise_mode='random' or 'none' on other sizes")
-      noise = stored.value[None, :, :, None]
+      noise = stored.value.reshape(-1, h, w, 1)
     elif noise_mode == 'random':
       noise = jax.random.normal(self.make_rng('noise'), (n, h, w, 1))
     else:

@@ -35,6 +35,26 @@ def gradient_penalty(gradient: jax.Array) -> jax.Array:
   return jnp.mean(jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=(1, 2, 3)))
 
 
+def lecam(logits: Mapping[str, jax.Array], averages: Mapping[str, jax.Array]) -> jax.Array:
+  """LeCam regulariser: keeps logits near the average ones of the other kind.
+
+  Tseng et al., CVPR 2021 (arXiv 2104.03310), equation 5:
+  E[(D(real) - average of D(fake))^2] + E[(D(fake) - average of D(real))^2].
+
+  Args:
+    logits: 'real', 'fake', 'real_stage1' and 'fake_stage1' -> [N, 1].
+    averages: moving averages of the same logits, scalars.
+
+  Returns:
+    Scalar, the sum over both branches.
+  """
+  def distance(name: str, other: str) -> jax.Array:
+    return jnp.mean(jnp.square(logits[name].astype(jnp.float32) - averages[other]))
+
+  return sum(distance(f'real{branch}', f'fake{branch}') + distance(f'fake{branch}', f'real{branch}')
+             for branch in ('', '_stage1'))
+
+
 def mean_absolute(a: jax.Array, b: jax.Array) -> jax.Array:
   """Mean |a - b| over everything."""
   return jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))

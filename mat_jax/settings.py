@@ -5,6 +5,7 @@ the modules and the immutable settings that the training step is built from, and
 say in one sentence what does not fit together.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -12,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from mat_jax.augment import Pipeline
 from mat_jax.compute import Compute, for_platform
-from mat_jax.discriminator import Discriminator
+from mat_jax.discriminator import Discriminator, first_blocks
 from mat_jax.errors import UserError
 from mat_jax.generator import Generator
 from mat_jax.sizes import check_resolution
 
 GROUP_SIZE = 4  # images whose standard deviation the discriminator sees
+RELEASED_MAPPING_LAYERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +38,50 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """Adaptive discriminator augmentation; see `configs/base.py`.
+
+  Attributes:
+    pipeline: the transforms; None for no augmentation.
+    probability: at the start of the run.
+    target: of the mean sign of real logits; None keeps the probability.
+    kimg: thousand images in which the probability can move from 0 to 1.
+    interval: steps between two moves.
+    max_probability: that it does not exceed.
+  """
+
+  pipeline: Pipeline | None = None
+  probability: float = 0.0
+  target: float | None = 0.6
+  kimg: float = 500.0
+  interval: int = 4
+  max_probability: float = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
-  """What the training step needs; see `configs/base.py`."""
+  """What the training step needs; see `configs/base.py`.
+
+  Attributes not described there:
+    microbatch: images whose gradients are computed at a time, over all devices.
+    frozen_d_modules: of each branch of the discriminator.
+  """
 
   batch_size: int
+  microbatch: int
   r1_gamma: float
   r1_interval: int
   pcp_ratio: float
   l1_weight: float
+  lecam_weight: float
   style_mixing: float
   truncation_psi: float
   noise_mode: str
   ema_kimg: float
   ema_rampup: float | None
+  frozen_d_modules: tuple[str, ...]
   optimizer: Optimizer
+  augmentation: Augmentation
 
 
 def compute_dtype(name: str) -> Any:
@@ -76,33 +109,89 @@ def _checked_resolution(model: ml_collections.ConfigDict) -> int:
   return model.resolution
 
 
-def generator_from_config(model: ml_collections.ConfigDict) -> Generator:
+def generator_from_config(model: ml_collections.ConfigDict, remat: bool = False) -> Generator:
   """The generator of `config.model`; UserError for one with labels."""
   if model.get('label_dim'):
     raise UserError(f'the model takes {model.label_dim} labels; training, evaluation and '
                     'inpainting are for models without labels')
   return Generator(
-      resolution=_checked_resolution(model), mapping_layers=model.mapping_layers,
-      width=model.width, dtype=compute_dtype(model.dtype), compute=formulations(model))
+      resolution=_checked_resolution(model), mapping_layers=mapping_layers(model),
+      width=model.width, dtype=compute_dtype(model.dtype), compute=_compute(model, remat))
 
 
-def discriminator_from_config(model: ml_collections.ConfigDict, batch_size: int) -> Discriminator:
-  """The discriminator of `config.model` for a global batch.
+def mapping_layers(model: Mapping[str, Any]) -> int:
+  """Depth of the mapping network; that of the released checkpoints if it is left open."""
+  return RELEASED_MAPPING_LAYERS if model['mapping_layers'] is None else model['mapping_layers']
 
-  Groups of four neighbours share their standard deviation, so that the result
-  does not depend on the number of devices.
+
+def discriminator_from_config(model: ml_collections.ConfigDict,
+                              remat: bool = False) -> Discriminator:
+  """The discriminator of `config.model`.
+
+  Groups of four neighbours share their standard deviation, so that the result depends
+  neither on the number of devices nor on microbatches.
   """
-  if batch_size > GROUP_SIZE and batch_size % GROUP_SIZE:
-    raise UserError(f'train.batch_size is {batch_size}; choose a multiple of {GROUP_SIZE}, or '
-                    f'less than {GROUP_SIZE}, for the minibatch standard deviation')
   return Discriminator(
       resolution=_checked_resolution(model), width=model.width,
-      dtype=compute_dtype(model.dtype), compute=formulations(model),
-      minibatch_std_shards=max(1, batch_size // GROUP_SIZE))
+      dtype=compute_dtype(model.dtype), compute=_compute(model, remat),
+      minibatch_std_shards=None)
+
+
+def _compute(model: ml_collections.ConfigDict, remat: bool) -> Compute:
+  return dataclasses.replace(formulations(model), remat=remat)
+
+
+def microbatch(config: ml_collections.ConfigDict) -> int:
+  """`train.microbatch`, by default the whole batch; UserError for one that does not fit."""
+  train = config.train
+  if train.batch_size > GROUP_SIZE and train.batch_size % GROUP_SIZE:
+    raise UserError(f'train.batch_size is {train.batch_size}; choose a multiple of {GROUP_SIZE}, '
+                    f'or less than {GROUP_SIZE}, for the minibatch standard deviation')
+  size = train.batch_size if train.microbatch is None else train.microbatch
+  if size < 1 or train.batch_size % size:
+    raise UserError(f'train.microbatch is {size}, which does not divide train.batch_size '
+                    f'{train.batch_size}')
+  if size < train.batch_size and size % GROUP_SIZE:
+    raise UserError(f'train.microbatch is {size}; choose a multiple of {GROUP_SIZE}, for the '
+                    'groups of the minibatch standard deviation')
+  return size
 
 
 def training_from_config(config: ml_collections.ConfigDict) -> Training:
-  """The settings of the training step in `config.train` and `config.optimizer`."""
+  """The settings of the training step in `config.train`, `.augment` and `.optimizer`."""
+  derived = {
+      'microbatch': microbatch(config), 'r1_gamma': r1_gamma(config),
+      'frozen_d_modules': _frozen_d_modules(config),
+      'optimizer': Optimizer(**config.optimizer), 'augmentation': _augmentation(config.augment)}
   fields = {field.name: config.train[field.name] for field in dataclasses.fields(Training)
-            if field.name != 'optimizer'}
-  return Training(**fields, optimizer=Optimizer(**config.optimizer))
+            if field.name not in derived}
+  return Training(**fields, **derived)
+
+
+def r1_gamma(config: ml_collections.ConfigDict) -> float:
+  """`train.r1_gamma`, by default StyleGAN2-ADA's heuristic (arXiv 2006.06676, appendix C).
+
+  0.0002 * resolution^2 / batch size: 1.6384 at 256 px with 8 images, half of that with 16.
+  """
+  if config.train.r1_gamma is not None:
+    return config.train.r1_gamma
+  return 0.0002 * config.model.resolution**2 / config.train.batch_size
+
+
+def _frozen_d_modules(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  try:
+    return first_blocks(config.model.resolution, config.train.freeze_d_blocks)
+  except ValueError as error:
+    raise UserError(f'train.freeze_d_blocks is {config.train.freeze_d_blocks}, and {error}'
+                    ) from error
+
+
+def _augmentation(options: ml_collections.ConfigDict) -> Augmentation:
+  for field in ('probability', 'max_probability'):
+    if not 0 <= options[field] <= 1:
+      raise UserError(f'augment.{field} is {options[field]}; give a number from 0 to 1')
+  for field in ('kimg', 'interval'):
+    if options[field] <= 0:
+      raise UserError(f'augment.{field} is {options[field]}; give a positive number')
+  pipeline = Pipeline.from_letters(options.pipeline) if options.pipeline else None
+  return Augmentation(**{**options, 'pipeline': pipeline})

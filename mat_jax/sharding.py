@@ -4,9 +4,10 @@ Explicit axis types would have to be carried through the window reshapes, hence
 `AxisType.Auto`: XLA propagates the shardings of state and batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -15,10 +16,41 @@ from mat_jax.errors import UserError
 AXIS = 'data'
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-  """A one-dimensional mesh over `devices`, by default all of them."""
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A one-dimensional mesh over `devices`, by default all of them.
+
+  On several TPU slices the devices of a slice are neighbours, in the order of its
+  network, so that the sum of gradients runs within the slices first.
+
+  Raises:
+    UserError: slices of different size.
+  """
   devices = devices or jax.devices()
+  slices = by_slice(devices)
+  if len(slices) > 1:
+    devices = [device for group in slices for device in _in_network_order(group)]
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
   return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+  """The devices of every TPU slice, one group where there are no slices.
+
+  Raises:
+    UserError: slices of different size, which could not share a batch equally.
+  """
+  groups: dict[int, list[jax.Device]] = {}
+  for device in devices:
+    groups.setdefault(getattr(device, 'slice_index', None) or 0, []).append(device)
+  sizes = sorted({len(group) for group in groups.values()})
+  if len(sizes) > 1:
+    raise UserError(f'the slices have {sizes[0]} to {sizes[-1]} devices; they have to be of one '
+                    'size')
+  return [groups[index] for index in sorted(groups)]
+
+
+def _in_network_order(group: list[jax.Device]) -> list[jax.Device]:
+  return list(mesh_utils.create_device_mesh((len(group),), devices=group))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

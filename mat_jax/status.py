@@ -47,6 +47,10 @@ class Clock:
         images_per_sec=1 / per_image,
         remaining=(self._total - step) * self._batch_size * per_image)
 
+  def skip(self) -> None:
+    """Leaves out the time since the last tick: it went into a snapshot, not into steps."""
+    self._last = time.monotonic()
+
 
 def duration(seconds: float) -> str:
   """'2d 03h', '3h 05m', '5m 12s' or '12s'."""
@@ -74,4 +78,5 @@ def line(tick: int, kimg: float, timing: Timing) -> str:
   used = ', '.join(f'{name} {gigabytes:.1f} GB' for name, gigabytes in memory().items())
   return (f'tick {tick}  kimg {kimg:.1f}  time {duration(timing.elapsed)}  '
           f'sec/tick {timing.tick_seconds:.1f}  sec/kimg {timing.sec_per_kimg:.1f}  '
+          f'images/s {timing.images_per_sec:.2f}  '
           f'memory {used}  ETA {duration(timing.remaining)}')

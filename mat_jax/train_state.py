@@ -1,5 +1,6 @@
 """Everything that training carries from one step to the next."""
 
+from collections.abc import Collection
 from typing import Any
 
 import flax.struct
@@ -7,11 +8,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mat_jax import totals as totals_lib
 from mat_jax.discriminator import Discriminator
 from mat_jax.generator import Generator
-from mat_jax.settings import Optimizer
+from mat_jax.settings import Optimizer, Training
 
 Tree = Any
+LECAM_AVERAGES = ('real', 'fake', 'real_stage1', 'fake_stage1')
+
+
+@flax.struct.dataclass
+class AugmentState:
+  """Where adaptive augmentation stands (ADA, arXiv 2006.06676, section 3.2).
+
+  Attributes:
+    probability: float32 [], of each transform.
+    sign_sum: float32 [], sum of the mean sign of real logits since it was last moved.
+    sign_count: float32 [], number of steps in that sum.
+  """
+
+  probability: jax.Array
+  sign_sum: jax.Array
+  sign_count: jax.Array
 
 
 @flax.struct.dataclass
@@ -31,7 +49,10 @@ class TrainState:
     ema_buffers: copy of `g_buffers`.
     g_optimizer: optax state.
     d_optimizer: optax state.
-    totals: sums of the step's metrics since the last report.
+    augment: of adaptive augmentation.
+    lecam: moving averages of the logits: 'real', 'fake', 'real_stage1', 'fake_stage1'.
+    nonfinite_steps: int32 [], steps in a row that had a loss that is not finite.
+    totals: sums of the step's metrics since the last report; see `totals`.
   """
 
   step: jax.Array
@@ -45,18 +66,22 @@ class TrainState:
   ema_buffers: Tree
   g_optimizer: Tree
   d_optimizer: Tree
-  totals: dict[str, jax.Array]
+  augment: AugmentState
+  lecam: dict[str, jax.Array]
+  nonfinite_steps: jax.Array
+  totals: totals_lib.Totals
 
 
 def _finite(gradients: Tree) -> Tree:
   return jax.tree.map(lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), gradients)
 
 
-def _is_transformer(path: tuple[Any, ...]) -> bool:
-  return any('tran' in str(getattr(key, 'key', key)) for key in path)
+def _names(path: tuple[Any, ...]) -> list[str]:
+  return [str(getattr(key, 'key', key)) for key in path]
 
 
-def make_optimizer(settings: Optimizer, interval: int) -> optax.GradientTransformation:
+def make_optimizer(settings: Optimizer, interval: int,
+                   frozen: Collection[str] = ()) -> optax.GradientTransformation:
   """Adam for one network, rescaled for a regulariser every `interval` steps.
 
   The rescaling is StyleGAN2's (arXiv 1912.04958, appendix B): with the factor
@@ -66,6 +91,7 @@ def make_optimizer(settings: Optimizer, interval: int) -> optax.GradientTransfor
   Args:
     settings: rates and decays.
     interval: steps between two applications of the regulariser.
+    frozen: names of modules whose parameters stay as they are.
 
   Returns:
     The transformation; non-finite gradients become 0 or +-1e5 first.
@@ -77,14 +103,18 @@ def make_optimizer(settings: Optimizer, interval: int) -> optax.GradientTransfor
   else:
     adam = optax.scale_by_rms(
         beta2, settings.epsilon, eps_in_sqrt=False, bias_correction=True)
-  plain = settings.learning_rate
   own = settings.transformer_learning_rate
-  transformer = plain if own is None else own
+
+  def rate(path: tuple[Any, ...]) -> float:
+    names = _names(path)
+    if any(name in frozen for name in names):
+      return 0.0
+    is_transformer = any('tran' in name for name in names)
+    return own if is_transformer and own is not None else settings.learning_rate
 
   def scale(updates: Tree, params: Tree | None = None) -> Tree:
     del params
-    return jax.tree_util.tree_map_with_path(
-        lambda path, u: u * (-ratio * (transformer if _is_transformer(path) else plain)), updates)
+    return jax.tree_util.tree_map_with_path(lambda path, u: u * (-ratio * rate(path)), updates)
 
   return optax.chain(
       optax.stateless(lambda gradients, params=None: _finite(gradients)), adam,
@@ -92,32 +122,29 @@ def make_optimizer(settings: Optimizer, interval: int) -> optax.GradientTransfor
 
 
 def make_optimizers(
-    settings: Optimizer) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    settings: Training) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
   """The optimisers of generator and discriminator."""
-  return (make_optimizer(settings, settings.generator_interval),
-          make_optimizer(settings, settings.discriminator_interval))
+  options = settings.optimizer
+  return (make_optimizer(options, options.generator_interval),
+          make_optimizer(options, options.discriminator_interval, settings.frozen_d_modules))
 
 
 def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
-           settings: Optimizer, totals: tuple[str, ...]) -> TrainState:
+           settings: Training) -> TrainState:
   """A fresh state.
 
   Args:
     key: typed key; initial weights and all later randomness come from it.
     generator: module.
     discriminator: module.
-    settings: optimiser settings.
-    totals: names of the metrics to sum.
+    settings: of the step.
 
   Returns:
     The state; run it under `jax.jit`, or `jax.eval_shape` for its shapes.
   """
   g_key, d_key, run_key = jax.random.split(key, 3)
   side = generator.resolution
-  # A batch that every grouping of the minibatch standard deviation accepts.
-  batch = discriminator.minibatch_std_shards
-  image, mask = jnp.zeros((batch, side, side, 3)), jnp.ones((batch, side, side, 1))
-  z = jnp.zeros((batch, 512))
+  image, mask, z = jnp.zeros((1, side, side, 3)), jnp.ones((1, side, side, 1)), jnp.zeros((1, 512))
   g_variables = generator.init(g_key, image, mask, z)
   d_params = discriminator.init(d_key, image, mask, image)['params']
   g_optimizer, d_optimizer = make_optimizers(settings)
@@ -128,4 +155,8 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
       g_params=g_params, g_buffers=g_buffers, d_params=d_params,
       ema_params=jax.tree.map(jnp.copy, g_params), ema_buffers=jax.tree.map(jnp.copy, g_buffers),
       g_optimizer=g_optimizer.init(g_params), d_optimizer=d_optimizer.init(d_params),
-      totals={name: jnp.float32(0.0) for name in totals})
+      augment=AugmentState(
+          probability=jnp.float32(settings.augmentation.probability),
+          sign_sum=jnp.float32(0.0), sign_count=jnp.float32(0.0)),
+      lecam={name: jnp.float32(0.0) for name in LECAM_AVERAGES},
+      nonfinite_steps=jnp.int32(0), totals=totals_lib.empty())

@@ -238,7 +238,8 @@ class TransformerStage(nn.Module):
     window = min(self.window, self.resolution)
     for i in range(self.depth):
       shift = window // 2 if i % 2 and self.resolution > window else 0
-      x, mask = TransformerBlock(self.heads, window, shift, compute=self.compute,
-                                 name=f'blocks_{i}')(x, mask)
+      block = self.compute.block(TransformerBlock)
+      x, mask = block(self.heads, window, shift, compute=self.compute,
+                      name=f'blocks_{i}')(x, mask)
     x, mask = PartialConv2d(width, 3, compute=self.compute, name='conv')(x, mask)
     return x + shortcut, mask

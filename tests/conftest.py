@@ -13,6 +13,7 @@ import ml_collections
 import pytest
 
 from configs import demo
+from eval import evaluate
 from mat_jax import train
 
 
@@ -43,7 +44,7 @@ def trained(tmp_path_factory) -> tuple[str, ml_collections.ConfigDict]:
   """A workdir after four steps, and its config."""
   workdir = str(tmp_path_factory.mktemp('trained'))
   config = tiny_config()
-  train.train(config, workdir)
+  train.train(config, workdir, evaluate.make_validation(config))
   return workdir, config
 
 

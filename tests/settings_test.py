@@ -14,10 +14,8 @@ def test_every_config_makes_networks_and_settings(name):
   config = importlib.import_module(f'configs.{name}').get_config()
   assert set(config.to_dict()) == set(base.get_config().to_dict()), 'fields come from base'
   generator = settings.generator_from_config(config.model)
-  batch_size = config.train.batch_size
-  discriminator = settings.discriminator_from_config(config.model, batch_size)
+  discriminator = settings.discriminator_from_config(config.model)
   assert generator.resolution == discriminator.resolution == config.model.resolution
-  assert discriminator.minibatch_std_shards * 4 == batch_size
   assert settings.training_from_config(config).optimizer.beta2 == config.optimizer.beta2
   assert str(generator.resolution) in name or name in ('demo', 'wikiart')
 
@@ -38,15 +36,39 @@ def test_formulations():
     settings.generator_from_config(model)
 
 
-@pytest.mark.parametrize('batch_size,accepted', [(1, True), (3, True), (4, True), (6, False),
-                                                 (32, True)])
-def test_batches_that_groups_of_four_divide(batch_size, accepted):
-  model = base.get_config().model
-  if accepted:
-    settings.discriminator_from_config(model, batch_size)
+@pytest.mark.parametrize('batch_size,microbatch,expected', [
+    (1, None, 1), (3, None, 3), (4, None, 4), (32, None, 32), (32, 8, 8), (8, 8, 8),
+    (6, None, 'train.batch_size is 6'), (32, 12, 'train.microbatch is 12, which does not divide'),
+    (32, 2, 'train.microbatch is 2; choose a multiple of 4'), (8, 0, 'train.microbatch is 0')])
+def test_batches_that_groups_of_four_divide(batch_size, microbatch, expected):
+  config = base.get_config()
+  config.train.batch_size, config.train.microbatch = batch_size, microbatch
+  if isinstance(expected, int):
+    assert settings.training_from_config(config).microbatch == expected
   else:
-    with pytest.raises(UserError, match='train.batch_size is 6'):
-      settings.discriminator_from_config(model, batch_size)
+    with pytest.raises(UserError, match=expected):
+      settings.training_from_config(config)
+
+
+def test_r1_gamma_follows_the_heuristic_unless_it_is_given():
+  config = base.get_config()
+  assert settings.training_from_config(config).r1_gamma == 10.0
+  config.train.r1_gamma, config.train.batch_size = None, 16
+  assert settings.training_from_config(config).r1_gamma == pytest.approx(0.8192)
+
+
+def test_freeze_d_counts_blocks_from_the_image():
+  config = base.get_config()
+  assert settings.training_from_config(config).frozen_d_modules == ()
+  config.train.freeze_d_blocks = 2
+  assert settings.training_from_config(config).frozen_d_modules == (
+      'from_rgb', 'block_256', 'block_128')
+
+
+def test_an_open_mapping_depth_is_the_released_one():
+  config = base.get_config()
+  assert config.model.mapping_layers is None
+  assert settings.generator_from_config(config.model).mapping_layers == 8
 
 
 def test_resolution_is_named():

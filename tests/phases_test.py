@@ -8,43 +8,24 @@ import pytest
 
 from convert import feature_nets, from_torch, names
 from mat_jax import Discriminator, Generator, train_step
-from mat_jax.settings import Optimizer, Training
+from mat_jax import phases as phases_lib
+from mat_jax.draws import Draws
+from mat_jax.settings import Augmentation, Optimizer, Training
 from tests import fill, reference
 
 REFERENCE = Training(
-    batch_size=2, r1_gamma=10.0, r1_interval=16, pcp_ratio=0.1, l1_weight=0.0, style_mixing=0.0,
-    truncation_psi=0.5, noise_mode='const', ema_kimg=10.0, ema_rampup=None, optimizer=Optimizer())
+    batch_size=2, microbatch=2, r1_gamma=10.0, r1_interval=16, pcp_ratio=0.1, l1_weight=0.0,
+    lecam_weight=0.0, style_mixing=0.0, truncation_psi=0.5, noise_mode='const', ema_kimg=10.0,
+    ema_rampup=None, frozen_d_modules=(), optimizer=Optimizer(), augmentation=Augmentation())
 
 # VGG19's convolutions, 0 for a pooling layer; torchvision counts ReLUs as well.
 _VGG19 = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4)
 
 
-def test_style_mixing_cuts_between_the_first_and_the_last_style():
-  draws = jax.vmap(lambda key: train_step.draw(key, 2, 0.5, 256))(
-      jax.random.split(jax.random.key(0), 400))
-  cutoff = np.asarray(draws.cutoff)
-  assert cutoff.min() == 1 and cutoff.max() == 10
-  assert 0.4 < np.mean(cutoff < 10) < 0.6
-  assert np.all(np.asarray(jax.vmap(lambda key: train_step.draw(key, 2, 0.0, 256).cutoff)(
-      jax.random.split(jax.random.key(0), 20))) == 10)
-  assert abs(np.asarray(draws.z).std() - 1) < 0.01
-
-
-def test_report_divides_by_the_steps_of_each_kind():
-  totals = {name: 6.0 for name in train_step.TOTALS}
-  totals |= {'count/g_steps': 3.0, 'count/d_steps': 4.0, 'count/r1_steps': 2.0}
-  means = train_step.report(totals)
-  assert means['loss/g'] == 2.0 and means['loss/r1'] == 3.0
-  without = train_step.report({**totals, 'count/r1_steps': 0.0})
-  assert 'loss/r1' not in without and without['loss/d'] == 1.5
-  frozen = train_step.report({**totals, 'count/g_steps': 0.0})
-  assert 'loss/g' not in frozen and 'loss/d' in frozen
-
-
 @pytest.mark.parametrize('rampup,seen,half_life', [(None, 0, 10_000), (0.05, 20_000, 1000)])
 def test_ema_decay_follows_half_life_and_ramp_up(rampup, seen, half_life):
   settings = dataclasses.replace(REFERENCE, ema_rampup=rampup)
-  decay = train_step._ema_decay(jnp.int32(seen), settings)
+  decay = train_step.ema_decay(jnp.int32(seen), settings)
   np.testing.assert_allclose(decay, 0.5 ** (2 / half_life), rtol=1e-6)
 
 
@@ -62,12 +43,12 @@ def phases():
   keep_maps = {'first': fill.keep_map('train256', 'first', (2, 256, 180)),
                'second': fill.keep_map('train256', 'second', (2, 16, 16, 512))}
   return dict(
-      networks=train_step.Networks(Generator(), Discriminator(), 'vgg19'),
+      networks=phases_lib.Networks(Generator(), Discriminator(), 'vgg19'),
       g=from_torch.generator_variables(state_dict),
       d=from_torch.discriminator_variables(reference.state_dict('discriminator'))['params'],
       features=feature_nets.vgg_params_from_state_dict(_vgg19_state_dict(), 'vgg19'),
       batch={'image': reference.nhwc(image), 'mask': reference.nhwc(mask)},
-      draws=train_step.Draws(z, z, np.int32(10), jax.random.key(0), keep_maps))
+      draws=Draws(z, z, np.full(2, 10), keep_maps, noise={}))
 
 
 def _vgg19_state_dict():
@@ -109,11 +90,15 @@ def _check(phase, gradients, name_of, metrics, losses, tolerance, ill_conditione
 
 @pytest.mark.slow
 def test_generator_phase_matches_the_reference(phases):
-  def run(params, buffers, d_params, features, batch, draws):
-    return jax.grad(train_step.generator_loss, has_aux=True)(
-        params, buffers, d_params, features, batch, draws, phases['networks'], REFERENCE)
+  networks = phases['networks']
 
-  gradients, (metrics, buffers) = jax.jit(run)(
+  def run(params, buffers, d_params, features, batch, draws):
+    buffers = phases_lib.move_style_average(networks, params, buffers, draws.z)
+    gradients, metrics = jax.grad(phases_lib.generator_loss, has_aux=True)(
+        params, buffers, d_params, features, 0.0, batch, draws, networks, REFERENCE)
+    return gradients, metrics, buffers
+
+  gradients, metrics, buffers = jax.jit(run)(
       phases['g']['params'], phases['g']['buffers'], phases['d'], phases['features'],
       phases['batch'], phases['draws'])
   # These three scalars are sums over whole maps that nearly cancel: another,
@@ -129,11 +114,12 @@ def test_generator_phase_matches_the_reference(phases):
 
 @pytest.mark.slow
 def test_discriminator_phase_matches_the_reference(phases):
+  networks = phases['networks']
+
   def run(params, g, batch, draws):
-    image, stage1, _ = train_step.generate(
-        phases['networks'], g['params'], g['buffers'], batch, draws, REFERENCE)
-    return jax.grad(train_step.discriminator_loss, has_aux=True)(
-        params, image, stage1, batch, phases['networks'])
+    buffers = phases_lib.move_style_average(networks, g['params'], g['buffers'], draws.z)
+    return jax.grad(phases_lib.discriminator_loss, has_aux=True)(
+        params, g['params'], buffers, {}, 0.0, batch, draws, networks, REFERENCE)
 
   gradients, metrics = jax.jit(run)(phases['d'], phases['g'], phases['batch'], phases['draws'])
   _check('Dmain', gradients, names.discriminator_name, metrics,
@@ -145,8 +131,8 @@ def test_discriminator_phase_matches_the_reference(phases):
 @pytest.mark.slow
 def test_r1_phase_matches_the_reference(phases):
   def run(params, batch):
-    return jax.grad(train_step.r1_loss, has_aux=True)(
-        params, batch, phases['networks'], REFERENCE)
+    return jax.grad(phases_lib.r1_loss, has_aux=True)(
+        params, 0.0, batch, None, phases['networks'], REFERENCE)
 
   gradients, metrics = jax.jit(run)(phases['d'], phases['batch'])
   _check('Dreg', gradients, names.discriminator_name, metrics,

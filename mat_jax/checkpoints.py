@@ -1,0 +1,254 @@
+"""Writes the checkpoints of a run in the background, and resumes from them.
+
+The state is the same on every process, so process 0 alone writes it: a write that fails
+leaves nobody waiting. A step directory is filled under another name, flushed to the disk and
+then renamed; only then older ones are removed. `mat_jax.checkpoint` says what is in it.
+"""
+
+from collections.abc import Mapping
+from concurrent import futures
+import dataclasses
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mat_jax import orbax_noise, restore
+from mat_jax.checkpoint import (
+    FOLDER,
+    FORMAT,
+    best_step,
+    is_complete,
+    items_of,
+    listed,
+    step_numbers,
+)
+from mat_jax.errors import UserError
+from mat_jax.train_state import TrainState
+
+# Names of saves that were cut off, here and by Orbax's manager.
+_PARTIAL = '.partial'
+_ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
+_DISCARD_ATTEMPTS = 20
+# Bytes that an array takes on the disk beside its values, generously.
+_ARRAY_OVERHEAD = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """What makes a checkpoint the best.
+
+  Attributes:
+    metric: name of one of the metrics given to `Checkpoints.save`.
+    higher_is_better: whether it grows as the model gets better.
+  """
+
+  metric: str
+  higher_is_better: bool = True
+
+
+class Checkpoints:
+  """Saves and restores the training state of a workdir.
+
+  Every process makes one and calls its methods alike, but for `wait` and `close`, which
+  may be called by one process alone.
+  """
+
+  def __init__(self, workdir: str, meta: Mapping[str, Any], max_to_keep: int,
+               best: Best | None = None):
+    """Opens or creates `workdir`/checkpoints, and removes saves that were cut off.
+
+    Args:
+      workdir: the run's folder.
+      meta: JSON values stored with every step; 'model' is `config.model`.
+      max_to_keep: newest steps that are kept, older ones are removed.
+      best: keeps the best step as well.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    self._folder = os.path.join(os.path.abspath(workdir), FOLDER)
+    self._meta = dict(meta)
+    self._max_to_keep = max_to_keep
+    self._best = best
+    self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoints')
+    self._pending: futures.Future | None = None
+    if jax.process_index() == 0:
+      _prepare(self._folder)
+
+  def latest_step(self) -> int | None:
+    """The newest complete step, or None."""
+    steps = [step for step in step_numbers(self._folder) if is_complete(self._path(step))]
+    latest = restore.gathered(max(steps, default=-1))[0]
+    return latest if latest >= 0 else None
+
+  def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+    """Starts writing the state; returns as soon as its values are copied.
+
+    Waits for the save before. Nothing is done for a step that is there already. A write
+    that fails is a warning, and leaves the older checkpoints as they are.
+
+    Args:
+      state: the same on every device; may be donated afterwards.
+      metrics: of the averaged generator; one that is not finite counts as missing.
+    """
+    self.wait()
+    step = int(state.step)
+    if jax.process_index() > 0 or is_complete(self._path(step)):
+      return
+    # A copy of the copy: on CPU `device_get` may only lend the buffers.
+    host = jax.tree.map(np.array, jax.device_get(state))
+    meta = {
+        **self._meta, 'format': FORMAT, 'step': step,
+        'images_seen': int(host.images_seen),
+        'metrics': {name: float(value) for name, value in (metrics or {}).items()
+                    if math.isfinite(value)},
+        'best': dataclasses.asdict(self._best) if self._best else None}
+    self._pending = self._writer.submit(self._write, self._path(step), host, meta)
+
+  def restore(self, like: TrainState) -> TrainState | None:
+    """The newest state that can be read.
+
+    Newer ones that are damaged are renamed to `STEP.damaged`, with a warning.
+
+    Args:
+      like: `jax.ShapeDtypeStruct`s with shardings, from `checkpoint.abstract_state`.
+
+    Returns:
+      The state on the devices; None if there is none, or only leftovers of saves that
+      were cut off.
+
+    Raises:
+      UserError: the newest is of another architecture or version, or a converted one; none
+        can be read.
+    """
+    return restore.restore_newest(self._folder, like, self._meta['model'])
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether all processes have to stop at this step, since one is about to be ended.
+
+    To be called at every step. False where `jax.distributed` is not in use.
+    """
+    return ocp.utils.reached_preemption(step)
+
+  def wait(self) -> None:
+    """Waits for the last save."""
+    if self._pending is not None:
+      pending, self._pending = self._pending, None
+      pending.result()
+
+  def close(self) -> None:
+    """Waits for the last save and ends the thread."""
+    try:
+      self.wait()
+    finally:
+      self._writer.shutdown()
+
+  def _path(self, step: int) -> str:
+    return os.path.join(self._folder, str(step))
+
+  def _write(self, path: str, state: TrainState, meta: dict[str, Any]) -> None:
+    try:
+      _check_space(self._folder, state)
+      _write_step(path, state, meta)
+    except (OSError, ValueError) as error:
+      problem = _disk_error(error)
+      if problem is None:
+        raise
+      _discard(path + _PARTIAL)
+      logging.warning('The checkpoint of step %d was not saved: %s. Training goes on with the '
+                      'older ones kept; the next save is tried again.', meta['step'], problem)
+      return
+    self._remove_old()
+
+  def _remove_old(self) -> None:
+    kept = step_numbers(self._folder)[-self._max_to_keep:]
+    kept = {self._path(step) for step in kept} | {best_step(self._folder)}
+    for step in step_numbers(self._folder):
+      if self._path(step) not in kept:
+        shutil.rmtree(self._path(step), ignore_errors=True)
+
+
+def _prepare(folder: str) -> None:
+  """Makes the folder, and removes saves that were cut off."""
+  try:
+    os.makedirs(folder, exist_ok=True)
+    for name in listed(folder):
+      if name.endswith(_PARTIAL) or _ORBAX_PARTIAL in name:
+        path = os.path.join(folder, name)
+        logging.warning('Removing %s, a save that was cut off.', path)
+        shutil.rmtree(path)
+  except OSError as error:
+    raise UserError(f'{folder} cannot be written: {error.strerror or error}') from error
+
+
+def _check_space(folder: str, state: TrainState) -> None:
+  leaves = jax.tree.leaves(state)
+  needed = sum(leaf.nbytes + _ARRAY_OVERHEAD for leaf in leaves)
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(errno.ENOSPC, f'it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free',
+                  folder)
+
+
+def _write_step(path: str, state: TrainState, meta: dict[str, Any]) -> None:
+  """Writes a step directory, which gets its name when all of it is on the disk."""
+  partial = path + _PARTIAL
+  shutil.rmtree(partial, ignore_errors=True)
+  os.makedirs(os.path.join(partial, 'meta'))
+  with orbax_noise.quiet():
+    for item, trees in items_of(state).items():
+      _save_item(os.path.join(partial, item), trees)
+  with open(os.path.join(partial, 'meta', 'metadata'), 'x', encoding='utf-8') as file:
+    json.dump(meta, file)
+  _flush(partial)
+  shutil.rmtree(path, ignore_errors=True)  # an incomplete one
+  os.rename(partial, path)
+
+
+def _save_item(path: str, trees: dict[str, Any]) -> None:
+  alone = ocp.options.MultiprocessingOptions(
+      primary_host=0, active_processes={0}, barrier_sync_key_prefix='checkpoints')
+  # Compression takes thrice the time to make weights 8 % smaller.
+  handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+  with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+    checkpointer.save(path, args=ocp.args.PyTreeSave(trees))
+
+
+def _flush(folder: str) -> None:
+  """Has the files of a folder on the disk before this returns, where the system can tell."""
+  if os.name != 'posix':
+    return
+  for parent, _, names in os.walk(folder):
+    for name in (*names, '.'):
+      descriptor = os.open(os.path.join(parent, name), os.O_RDONLY)
+      try:
+        os.fsync(descriptor)
+      finally:
+        os.close(descriptor)
+
+
+def _disk_error(error: OSError | ValueError) -> str | None:
+  """What a disk did not do, None if the error has another cause."""
+  if isinstance(error, OSError):
+    return error.strerror or str(error)
+  code = re.search(r"\[os_error_code='(\d+)'\]", str(error))  # from below Orbax
+  return os.strerror(int(code[1])) if code else None
+
+
+def _discard(partial: str) -> None:
+  """Removes a save that failed, and what its threads write even after that."""
+  for _ in range(_DISCARD_ATTEMPTS):
+    shutil.rmtree(partial, ignore_errors=True)
+    time.sleep(0.1)
+    if not os.path.exists(partial):
+      return

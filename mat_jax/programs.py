@@ -1,0 +1,40 @@
+"""The compiled programs of training.
+
+Runs of equal networks and settings in one process share them.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+from jax.sharding import Mesh
+
+from mat_jax import sharding, train_state, train_step
+from mat_jax.phases import Networks
+from mat_jax.settings import Training
+from mat_jax.train_state import TrainState
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
+                  freeze_generator: bool = False) -> train_step.Step:
+  """The jitted step with its shardings; the state is donated.
+
+  State, features and losses are on every device, the batch is cut over them.
+  """
+  replicated, by_batch = sharding.replicated(mesh), sharding.by_batch(mesh)
+  context = train_step.Context(networks, settings, mesh)
+  return jax.jit(
+      train_step.make_train_step(context, freeze_generator),
+      in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
+      donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_create(networks: Networks, settings: Training,
+                    mesh: Mesh) -> Callable[[jax.Array], TrainState]:
+  """The jitted initialisation: key -> fresh state on every device."""
+  def create(key: jax.Array) -> TrainState:
+    return train_state.create(key, networks.generator, networks.discriminator, settings)
+
+  return jax.jit(create, out_shardings=sharding.replicated(mesh))

@@ -1,0 +1,158 @@
+"""Finds and reads the newest state of a run, on every process the same."""
+
+from collections.abc import Mapping
+import os
+import shutil
+from typing import Any
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mat_jax.checkpoint import (
+    FORMAT,
+    UnreadableError,
+    check_architecture,
+    is_converted,
+    items_of,
+    listed,
+    read_arrays,
+    read_meta,
+    read_shapes,
+    step_numbers,
+)
+from mat_jax.errors import UserError
+from mat_jax.train_state import TrainState
+
+Tree = Any
+
+# Orbax, and everything here, ignores names that end so.
+_ASIDE = '.damaged'
+
+
+class _IncompleteError(UnreadableError):
+  """A step directory lacks an item, so its save or copy was cut off."""
+
+
+_OUTCOMES = (TrainState, _IncompleteError, UnreadableError, UserError)
+
+
+def restore_newest(folder: str, like: TrainState, model: Mapping[str, Any]) -> TrainState | None:
+  """The newest state that can be read; see `Checkpoints.restore`.
+
+  Args:
+    folder: of the step directories, on a disk that all processes share.
+    like: `jax.ShapeDtypeStruct`s with shardings.
+    model: `config.model`.
+  """
+  skipped: dict[str, UnreadableError] = {}
+  step = _step_below(None, folder)
+  while step is not None:
+    path = os.path.join(folder, str(step))
+    try:
+      state = _read_alike(path, like, model)
+    except UnreadableError as error:
+      skipped[path] = error
+      step = _step_below(step, folder)
+    else:
+      _set_aside(skipped)
+      return state
+  if any(not isinstance(error, _IncompleteError) for error in skipped.values()):
+    reasons = '; '.join(f'{os.path.basename(path)}: {error}' for path, error in skipped.items())
+    raise UserError(f'none of the checkpoints in {folder} can be read ({reasons}); restore them '
+                    'from a copy, or remove the folder to start anew')
+  _set_aside(skipped)
+  return None
+
+
+def gathered(value: int) -> list[int]:
+  """The values of all processes, each of which has to call this."""
+  if jax.process_count() == 1:
+    return [value]
+  return multihost_utils.process_allgather(np.int32(value)).tolist()
+
+
+def _step_below(step: int | None, folder: str) -> int | None:
+  """The highest step below one that process 0 finds."""
+  steps = [other for other in step_numbers(folder) if step is None or other < step]
+  found = gathered(max(steps, default=-1))[0]
+  return found if found >= 0 else None
+
+
+def _read_alike(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainState:
+  """`_read`, with the same outcome on every process."""
+  try:
+    outcome = _read(path, like, model)
+  except (UserError, UnreadableError) as error:
+    outcome = error
+  if len(set(gathered(_OUTCOMES.index(type(outcome))))) > 1:
+    raise UserError(f'only some processes can read {path}; the workdir has to be on a disk that '
+                    'all of them share')
+  if isinstance(outcome, Exception):
+    raise outcome
+  return outcome
+
+
+def _read(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainState:
+  """The state of a step directory.
+
+  Raises:
+    UnreadableError: it is incomplete or damaged.
+    UserError: it is of another architecture or version, or a converted model.
+  """
+  if is_converted(path):
+    raise UserError(f'{path} is a converted model without optimiser states; train in another '
+                    'workdir with --config.init_from set to this one')
+  items = items_of(like)
+  for item in ('meta', *items):
+    if not listed(os.path.join(path, item)):
+      raise _IncompleteError(f'its {item} is missing')
+  try:
+    meta = read_meta(path)
+  except UserError as error:
+    raise UnreadableError('its meta is damaged') from error
+  if meta.get('format', 1) != FORMAT:
+    raise UserError(
+        f'the checkpoint {path} was written by another version of the program (format '
+        f'{meta.get("format", 1)}, this one has {FORMAT}) and cannot be resumed; choose another '
+        f'workdir, with --config.init_from={path} to start from its networks')
+  check_architecture(meta['model'], model, path)
+  fields = {}
+  for item, trees in items.items():
+    fields |= _read_item(os.path.join(path, item), trees)
+  return type(like)(**fields)
+
+
+def _read_item(path: str, like: dict[str, Tree]) -> dict[str, Tree]:
+  shapes = read_shapes(path)
+  found, wanted = ({name: leaf.shape for name, leaf in ocp.tree.to_flat_dict(tree).items()}
+                   for tree in (shapes, like))
+  for name in sorted(found.keys() | wanted.keys()):
+    if found.get(name) != wanted.get(name):
+      raise UserError(
+          f'the checkpoint {path} has {_described(name, found)}, this run has '
+          f'{_described(name, wanted)}; set the optimizer as it was, or choose another workdir, '
+          f'with --config.init_from={os.path.dirname(path)} to start from its networks')
+  return read_arrays(path, like)
+
+
+def _described(name: tuple[Any, ...], shapes: Mapping[tuple[Any, ...], tuple[int, ...]]) -> str:
+  text = '.'.join(map(str, name))
+  return f'{text} of shape {shapes[name]}' if name in shapes else f'no {text}'
+
+
+def _set_aside(skipped: Mapping[str, UnreadableError]) -> None:
+  """Renames step directories that cannot be read, so that their steps can be saved again."""
+  if jax.process_index() > 0:
+    return
+  for path, error in skipped.items():
+    aside = path + _ASIDE
+    try:
+      shutil.rmtree(aside, ignore_errors=True)
+      os.rename(path, aside)
+    except OSError as failure:
+      raise UserError(f'{path} is damaged and cannot be renamed: {failure.strerror}') from failure
+    logging.warning('The checkpoint %s cannot be read (%s). It is now %s, which may be removed; '
+                    'an earlier one is used if there is one.', path, error, aside)

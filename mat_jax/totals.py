@@ -1,0 +1,40 @@
+"""Means of a step's metrics over the steps of a tick, kept on the devices.
+
+A metric that is not finite is left out of the mean and counted instead.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Totals = dict[str, jax.Array]
+
+# The loss terms: what is watched for numbers that are not finite.
+LOSSES = ('loss/g', 'loss/g_stage1', 'loss/perceptual', 'loss/l1', 'loss/d', 'loss/d_stage1',
+          'loss/lecam', 'loss/r1', 'loss/r1_stage1')
+_METRICS = (*LOSSES, 'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
+            'signs/fake', 'signs/fake_stage1', 'signs/real', 'signs/real_stage1')
+
+
+def empty() -> Totals:
+  """No steps yet: name -> float32 [3], the sum, its number and the number left out."""
+  return {name: jnp.zeros(3) for name in _METRICS}
+
+
+def add(totals: Totals, metrics: dict[str, jax.Array]) -> Totals:
+  """Adds the metrics of a step; those of phases that it did not have may be missing."""
+  return totals | {name: totals[name] + _entry(value) for name, value in metrics.items()}
+
+
+def _entry(value: jax.Array) -> jax.Array:
+  finite = jnp.isfinite(value)
+  return jnp.stack([jnp.where(finite, value, 0.0), finite, ~finite]).astype(jnp.float32)
+
+
+def means(totals: dict[str, Any]) -> dict[str, float]:
+  """Name -> mean; metrics without a number are left out, `nonfinite_losses` is a count."""
+  found = {name: float(total) / float(count)
+           for name, (total, count, _) in totals.items() if count}
+  found['nonfinite_losses'] = float(sum(totals[name][2] for name in LOSSES))
+  return found
