@@ -6,8 +6,8 @@ gets depends neither on the devices nor on the microbatches that it is computed 
 
 from typing import Any
 
-import flax.struct
 from flax import traverse_util
+import flax.struct
 import jax
 import jax.numpy as jnp
 

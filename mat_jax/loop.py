@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 from clu import periodic_actions
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 import numpy as np
@@ -174,7 +175,7 @@ class Loop:
       logging.info('validation: %s', ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
     run.records.write_scalars(step, row | metrics)
     run.records.write_row(step, {'tick': tick} | row | metrics)
-    state = state.replace(totals=jax.device_put(totals.empty(), sharding.replicated(run.mesh)))
+    state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
     if is_snapshot:
       self._write_samples(state)
       self._save(state, metrics)

@@ -46,7 +46,7 @@ class LossWatch:
       logging.warning('Step %d: %s (%d in a row).', step, ', '.join(bad), self._in_a_row)
     if self._in_a_row >= self._limit:
       raise UserError(
-          f'the run has stopped at step {step}: {" and ".join(bad)}, the {self._in_a_row}th step '
-          'in a row with a loss that is not finite (train.max_nonfinite_steps); the newest '
-          'checkpoint is from before that, go on from it with another setting, such as a lower '
+          f'the run has stopped at step {step}, after {self._in_a_row} steps in a row with a loss '
+          f'that is not finite (train.max_nonfinite_steps): {" and ".join(bad)}; go on from the '
+          'newest checkpoint, which is from before that, with another setting, such as a lower '
           '--config.optimizer.learning_rate or --config.model.dtype=float32')

@@ -11,7 +11,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from mat_jax import augment, draws as draws_lib, feature_nets, losses
+from mat_jax import augment, feature_nets, losses
+from mat_jax import draws as draws_lib
 from mat_jax.discriminator import Discriminator
 from mat_jax.draws import Draws
 from mat_jax.generator import Generator

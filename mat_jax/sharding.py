@@ -28,8 +28,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   devices = devices or jax.devices()
   slices = by_slice(devices)
   if len(slices) > 1:
-    devices = [device for group in slices for device in _in_network_order(group)]
-    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    ordered = mesh_utils.create_hybrid_device_mesh((len(slices[0]),), (len(slices),), devices)
+    return Mesh(ordered, (AXIS,), axis_types=(AxisType.Auto,))
   return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -47,10 +47,6 @@ def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
     raise UserError(f'the slices have {sizes[0]} to {sizes[-1]} devices; they have to be of one '
                     'size')
   return [groups[index] for index in sorted(groups)]
-
-
-def _in_network_order(group: list[jax.Device]) -> list[jax.Device]:
-  return list(mesh_utils.create_device_mesh((len(group),), devices=group))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,8 +1,10 @@
 """Compares the training step on several devices; run by `devices_test`, prints JSON.
 
   python -m tests.devices_worker gradients|losses|collectives|forms
+  python -m tests.devices_worker processes HOST:PORT PROCESS_ID
 
-The devices are eight parts of the host: XLA_FLAGS=--xla_force_host_platform_device_count=8.
+The devices are parts of the host: XLA_FLAGS=--xla_force_host_platform_device_count=8, or 2 in
+each of two processes.
 """
 
 import functools
@@ -10,11 +12,13 @@ import json
 import re
 import sys
 
+from flax import traverse_util
 import jax
 import numpy as np
 
 from configs import demo
-from mat_jax import phases, programs, settings, sharding, train_step
+from input_pipeline import from_config
+from mat_jax import cluster, phases, programs, settings, sharding, train_step
 
 BATCH = 32  # four images on each of eight devices
 FORM = 'cpu'  # what a CPU takes by itself; XLA's kernel gradients are less exact there
@@ -36,19 +40,19 @@ def make_run(**train):
   return networks, settings.training_from_config(config)
 
 
+@functools.cache
 def make_batch():
-  """Images and masks, the same for every number of devices."""
-  rng = np.random.default_rng(0)
-  image = rng.uniform(-1, 1, (BATCH, 64, 64, 3)).astype(np.float32)
-  mask = np.ones((BATCH, 64, 64, 1), np.float32)
-  mask[:, 16:48, 16:40] = 0
-  return {'image': image, 'mask': mask}
+  """Portraits and masks, the same for every number of devices."""
+  config = demo.get_config()
+  config.train.batch_size = BATCH
+  batch = next(from_config.training_stream(config, *from_config.open_training(config), 0, 0, 1))
+  return {name: np.array(value) for name, value in batch.items()}
 
 
 def gradients(devices, state, **train):
-  """Gradients and losses of the three phases on so many devices."""
+  """Gradients and losses of the three phases."""
   networks, options = make_run(**train)
-  mesh = sharding.make_mesh(jax.devices()[:devices])
+  mesh = sharding.make_mesh(devices)
   context = Recorder(networks, options, mesh)
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
@@ -64,7 +68,12 @@ def gradients(devices, state, **train):
     return found
 
   state = jax.device_put(state, sharding.replicated(mesh))
-  return jax.device_get(run(state, sharding.to_global(make_batch(), mesh)))
+  batch = make_batch()
+  if len(devices) > len(jax.local_devices()):
+    share = BATCH // jax.process_count()
+    start = share * jax.process_index()
+    batch = {name: x[start:start + share] for name, x in batch.items()}
+  return jax.device_get(run(state, sharding.to_global(batch, mesh)))
 
 
 class Recorder(train_step.Context):
@@ -77,29 +86,39 @@ class Recorder(train_step.Context):
 
 
 def compare(expected, found):
-  """Largest distance of a gradient over its norm, and of a loss over its size, by phase."""
+  """Largest distance of a gradient over its norm, and of a loss over its size, by phase.
+
+  Also the share of parameters whose distance is above 1e-5.
+
+  Two kinds of parameters cannot be compared so. The true gradient of every `attn/k/bias` is
+  zero, as adding to all keys changes no attention: they are left out. A `noise_strength` is
+  one number for a whole map, and its gradient a sum that nearly cancels: the norm is that of
+  the bias of its layer, whose terms are as large.
+  """
   result = {}
   for phase, (tree, metrics) in expected.items():
+    ours, others = (traverse_util.flatten_dict(jax.tree.map(np.float64, x))
+                    for x in (tree, found[phase][0]))
     distances = {}
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(tree),
-                            jax.tree.leaves(found[phase][0]), strict=True):
-      name = '/'.join(key.key for key in path)
-      norm = np.linalg.norm(np.float64(a))
-      # The true gradient of these is zero: adding to all keys changes no attention.
-      if name.endswith('attn/k/bias'):
+    for path, gradient in ours.items():
+      if path[-3:] == ('attn', 'k', 'bias'):
         continue
-      distances[name] = float(np.linalg.norm(np.float64(a) - b) / norm) if norm else 0.0
+      scale = ours[(*path[:-1], 'bias')] if path[-1] == 'noise_strength' else gradient
+      if norm := np.linalg.norm(scale):
+        distances['/'.join(path)] = float(np.linalg.norm(gradient - others[path]) / norm)
     worst = max(distances, key=distances.get)
-    losses = max(abs(float(metrics[name] - found[phase][1][name])) / max(1e-3, abs(float(value)))
+    above = [name for name, distance in distances.items() if distance > 1e-5]
+    losses = max(abs(float(value - found[phase][1][name])) / max(1e-3, abs(float(value)))
                  for name, value in metrics.items() if name.startswith('loss/'))
-    result[phase] = {'gradient': distances[worst], 'parameter': worst, 'loss': losses}
+    result[phase] = {'gradient': distances[worst], 'parameter': worst, 'loss': losses,
+                     'above 1e-5': len(above) / len(distances)}
   return result
 
 
 def initial_state():
-  """A state whose networks have been trained for a step, so that no parameter is zero."""
+  """Networks away from their symmetric beginning, where more gradients cancel."""
   networks, options = make_run()
-  mesh = sharding.make_mesh(jax.devices()[:1])
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
   state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
   rng = np.random.default_rng(1)
 
@@ -111,32 +130,37 @@ def initial_state():
                        d_params=jax.tree.map(disturb, state.d_params))
 
 
+def _devices(count):
+  return jax.devices()[:count]
+
+
 def run_gradients():
   state = initial_state()
-  expected = gradients(1, state)
-  return {devices: compare(expected, gradients(devices, state)) for devices in (2, 8)}
+  expected = gradients(_devices(1), state)
+  return {count: compare(expected, gradients(_devices(count), state)) for count in (2, 8)}
 
 
 def run_forms():
   """Microbatches, and blocks computed again, against the plain step."""
   state = initial_state()
-  expected = gradients(1, state)
-  return {'microbatch 8': compare(expected, gradients(1, state, microbatch=8)),
-          'microbatch 16 on 2': compare(expected, gradients(2, state, microbatch=16)),
-          'remat': compare(expected, gradients(1, state, remat=True))}
+  one = _devices(1)
+  expected = gradients(one, state)
+  return {'microbatch 8': compare(expected, gradients(one, state, microbatch=8)),
+          'microbatch 16 on 2': compare(expected, gradients(_devices(2), state, microbatch=16)),
+          'remat': compare(expected, gradients(one, state, remat=True))}
 
 
 def run_losses():
   """Losses of the fifth step."""
   networks, options = make_run()
   found = {}
-  for devices in (1, 2, 8):
-    mesh = sharding.make_mesh(jax.devices()[:devices])
+  for count in (1, 2, 8):
+    mesh = sharding.make_mesh(_devices(count))
     state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
     step = programs.compiled_step(networks, options, mesh)
     for _ in range(5):
       state, losses = step(state, None, sharding.to_global(make_batch(), mesh))
-    found[devices] = np.asarray(losses).tolist()
+    found[count] = np.asarray(losses).tolist()
   return found
 
 
@@ -160,8 +184,18 @@ def run_collectives():
   return {'bytes': found, 'gradients': 4 * (count['g_params'] + 2 * count['d_params'])}
 
 
+def run_processes(coordinator, process_id):
+  """Gradients on four devices of two processes against those on one device."""
+  cluster.join(coordinator, 2, int(process_id))
+  state = initial_state()
+  found = gradients(jax.devices(), state)
+  if jax.process_index():
+    return {}
+  return {'2 processes': compare(gradients(jax.local_devices()[:1], state), found)}
+
+
 if __name__ == '__main__':
   jax.config.update('jax_default_matmul_precision', 'float32')
   tasks = {'gradients': run_gradients, 'losses': run_losses, 'collectives': run_collectives,
-           'forms': run_forms}
-  print(json.dumps(tasks[sys.argv[1]]()))
+           'forms': run_forms, 'processes': run_processes}
+  print(json.dumps(tasks[sys.argv[1]](*sys.argv[2:])))

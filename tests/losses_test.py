@@ -32,3 +32,14 @@ def test_perceptual_weighs_layers_and_stops_at_the_target():
   np.testing.assert_allclose(losses.perceptual(a, b, weights), 0.25 * 1.5 + 0.5 * 4.0)
   gradient = jax.grad(lambda b: losses.perceptual(a, b, weights))(b)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+def test_lecam_is_the_squared_distance_to_the_other_kinds_average():
+  logits = {'real': np.array([[1.0], [3.0]]), 'fake': np.array([[-1.0], [0.0]]),
+            'real_stage1': np.array([[2.0], [2.0]]), 'fake_stage1': np.array([[0.5], [0.5]])}
+  averages = {'real': 1.5, 'fake': -0.5, 'real_stage1': 1.0, 'fake_stage1': 0.0}
+  expected = (1.5**2 + 3.5**2) / 2 + (2.5**2 + 1.5**2) / 2 + 2.0**2 + 0.5**2
+  logits = {name: jnp.asarray(value, jnp.bfloat16) for name, value in logits.items()}
+  loss = losses.lecam(logits, averages)
+  assert loss.dtype == jnp.float32
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)

@@ -12,6 +12,7 @@ _CASES = {
     'wrong type': (['--config=configs/demo.py', '--config.train.batch_size=many'], 'many'),
     'missing config': (['--config=configs/nothing.py'], 'configs/nothing.py'),
     'no config': ([], '--config'),
+    'no cluster': (['--config=configs/demo.py', '--distributed'], '--coordinator=HOST:PORT'),
     'missing data': (['--config=configs/demo.py', '--config.data_dir=nowhere'], 'nowhere'),
     'nothing to evaluate': (['--config=configs/demo.py', '--mode=eval'], 'no checkpoint'),
     'nothing to inpaint': (['--config=configs/demo.py', '--mode=inpaint'], 'inpaint.images'),

@@ -1,13 +1,13 @@
-import dataclasses
-
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import demo
 from convert import feature_nets, from_torch, names
-from mat_jax import Discriminator, Generator, train_step
+from mat_jax import Discriminator, Generator, settings
+from mat_jax import draws as draws_lib
 from mat_jax import phases as phases_lib
 from mat_jax.draws import Draws
 from mat_jax.settings import Augmentation, Optimizer, Training
@@ -22,11 +22,46 @@ REFERENCE = Training(
 _VGG19 = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4)
 
 
-@pytest.mark.parametrize('rampup,seen,half_life', [(None, 0, 10_000), (0.05, 20_000, 1000)])
-def test_ema_decay_follows_half_life_and_ramp_up(rampup, seen, half_life):
-  settings = dataclasses.replace(REFERENCE, ema_rampup=rampup)
-  decay = train_step.ema_decay(jnp.int32(seen), settings)
-  np.testing.assert_allclose(decay, 0.5 ** (2 / half_life), rtol=1e-6)
+@pytest.fixture(scope='module')
+def penalty():
+  """The gradient of R1 of a small model that is augmented and has two frozen blocks."""
+  config = demo.get_config()
+  config.model.formulations = 'gpu'
+  config.train.batch_size, config.train.freeze_d_blocks = 4, 2
+  config.augment.pipeline = 'bgc'
+  options = settings.training_from_config(config)
+
+  def loss(params, batch, key, probability, dtype='float32'):
+    config.model.dtype = dtype
+    networks = phases_lib.Networks(settings.generator_from_config(config.model),
+                                   settings.discriminator_from_config(config.model))
+    transforms = draws_lib.draw_transforms(key, 64, probability, options)
+    return phases_lib.r1_loss(params, probability, batch, transforms, networks, options)
+
+  rng = np.random.default_rng(0)
+  batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
+           'mask': (rng.uniform(size=(4, 64, 64, 1)) > 0.5).astype(np.float32)}
+  discriminator = settings.discriminator_from_config(config.model)
+  variables = reference.random_variables(
+      discriminator, batch['image'], batch['mask'], batch['image'])
+  return loss, (variables['params'], batch, jax.random.key(0), jnp.float32(0.7))
+
+
+def test_r1_goes_through_the_augmentation_and_past_frozen_blocks(penalty):
+  loss, arguments = penalty
+  gradients, metrics = jax.jit(jax.grad(loss, has_aux=True))(*arguments)
+  assert metrics['loss/r1'] > 0 and metrics['loss/r1_stage1'] > 0
+  for branch in ('dis', 'dis_stage1'):
+    frozen = {name for name, tree in gradients[branch].items()
+              if not any(np.any(leaf) for leaf in jax.tree.leaves(tree))}
+    assert frozen == {'from_rgb', 'block_64', 'block_32'}
+
+
+def test_r1_of_a_bfloat16_network_is_computed_in_float32(penalty):
+  loss, arguments = penalty
+  program = str(jax.make_jaxpr(
+      lambda *values: jax.grad(loss, has_aux=True)(*values, dtype='bfloat16'))(*arguments))
+  assert 'f32[' in program and 'bf16[' not in program
 
 
 # The rest checks the phases at full size against the published implementation.

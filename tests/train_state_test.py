@@ -39,6 +39,11 @@ def test_the_transformer_can_have_its_own_rate():
   np.testing.assert_allclose(params['tran_0'] * 10, params['enc'], rtol=1e-5)
 
 
+def test_frozen_modules_stay_as_they_are():
+  params = _run(train_state.make_optimizer(Optimizer(beta1=0.5), 16, ('enc',)), _gradients(), 4)
+  assert not np.any(params['enc']) and np.all(params['tran_0'] != 0)
+
+
 def test_non_finite_gradients_do_not_reach_the_parameters():
   gradients = np.array([[np.nan, np.inf, -np.inf]], np.float32)
   params = _run(train_state.make_optimizer(Optimizer(), 4), gradients, 1)

@@ -1,4 +1,3 @@
-import json
 import logging
 import os
 import shutil
@@ -8,47 +7,15 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
 from convert import from_torch, to_torch
 from eval import evaluate
 from input_pipeline import from_config
-from mat_jax import checkpoint, programs, settings, sharding, start, train, workdir_lock
-from mat_jax.checkpoints import Checkpoints
+from mat_jax import checkpoint, settings, sharding, start, train, workdir_lock
 from mat_jax.errors import UserError
+from tests import runs
 from tests.conftest import tiny_config
-
-
-def _events(workdir):
-  accumulator = EventAccumulator(workdir, size_guidance={'tensors': 0})
-  accumulator.Reload()
-  return accumulator
-
-
-def _rows(workdir):
-  with open(os.path.join(workdir, 'stats.jsonl'), encoding='utf-8') as file:
-    return [json.loads(line) for line in file]
-
-
-def _same_rows(first, second):
-  """Whether rows agree in everything but speed and memory."""
-  def kept(row):
-    return {name: value for name, value in row.items() if not name.startswith(('time/', 'memory/'))}
-
-  return [kept(row) for row in first] == [kept(row) for row in second]
-
-
-def _state(workdir, config):
-  """The newest state in a workdir."""
-  config = start.with_model_of(config, workdir)
-  networks, _ = start.make_networks(config)
-  options = settings.training_from_config(config)
-  mesh = sharding.make_mesh()
-  create = programs.compiled_create(networks, options, mesh)
-  like = checkpoint.abstract_state(
-      jax.eval_shape(create, jax.random.key(0)), sharding.replicated(mesh))
-  return Checkpoints(workdir, {'model': config.model.to_dict()}, 9).restore(like)
 
 
 def _fresh(config, workdir):
@@ -56,13 +23,13 @@ def _fresh(config, workdir):
   config = start.with_model_of(config, workdir)
   networks, _ = start.make_networks(config)
   checkpoints = start.open_checkpoints(config, workdir, 28)
-  return start.initial_state(config, networks, settings.training_from_config(config),
+  return start.initialruns.state(config, networks, settings.training_from_config(config),
                              sharding.make_mesh(), checkpoints)
 
 
 def test_writes_losses_rates_and_pictures(trained):
   workdir, _ = trained
-  accumulator = _events(workdir)
+  accumulator = runs.events(workdir)
   tags = set(accumulator.Tags()['tensors'])
   assert {'loss/g', 'loss/d', 'loss/perceptual', 'loss/l1', 'loss/r1', 'logits/real',
           'time/sec_per_kimg', 'learning_rate/g', 'data/unreadable_images', 'nonfinite_losses',
@@ -74,9 +41,9 @@ def test_writes_losses_rates_and_pictures(trained):
 
 def test_writes_a_row_for_every_tick(trained):
   workdir, _ = trained
-  rows = _rows(workdir)
+  rows = runs.rows(workdir)
   assert [(row['step'], row['tick']) for row in rows] == [(2, 1), (4, 2)]
-  accumulator = _events(workdir)
+  accumulator = runs.events(workdir)
   for name in ('loss/g', 'validation/psnr'):
     values = [tensor_util.make_ndarray(event.tensor_proto) for event in accumulator.Tensors(name)]
     np.testing.assert_allclose(values, [row[name] for row in rows], rtol=1e-6)
@@ -103,9 +70,9 @@ def test_a_second_start_resumes_bit_for_bit(trained, tmp_path):
   workdir = str(tmp_path)
   train.train(tiny_config(steps=2), workdir, evaluate.make_validation(config))
   train.train(config, workdir, evaluate.make_validation(config))
-  jax.tree.map(np.testing.assert_array_equal, _state(workdir, config), _state(straight, config))
-  assert _same_rows(_rows(workdir), _rows(straight))
-  assert [event.step for event in _events(workdir).Tensors('loss/g')] == [2, 4]
+  jax.tree.map(np.testing.assert_array_equal, runs.state(workdir, config), runs.state(straight, config))
+  assert runs.metrics(workdir) == runs.metrics(straight)
+  assert runs.event_steps(workdir, 'loss/g') == [2, 4]
 
 
 def test_a_signal_amid_an_evaluation_leaves_no_trace(trained, tmp_path):
@@ -121,11 +88,10 @@ def test_a_signal_amid_an_evaluation_leaves_no_trace(trained, tmp_path):
   assert calls == [False] and int(state.step) == 2
   assert not os.path.exists(os.path.join(workdir, 'stats.jsonl')), 'the tick is not complete'
   train.train(config, workdir, evaluate.make_validation(config))
-  jax.tree.map(np.testing.assert_array_equal, _state(workdir, config), _state(straight, config))
-  assert _same_rows(_rows(workdir), _rows(straight))
-  accumulator = _events(workdir)
+  jax.tree.map(np.testing.assert_array_equal, runs.state(workdir, config), runs.state(straight, config))
+  assert runs.metrics(workdir) == runs.metrics(straight)
   for name in ('loss/g', 'validation/psnr'):
-    assert [event.step for event in accumulator.Tensors(name)] == [2, 4]
+    assert runs.event_steps(workdir, name) == [2, 4]
 
 
 def test_records_newer_than_the_checkpoint_are_made_again(trained, tmp_path):
@@ -133,8 +99,8 @@ def test_records_newer_than_the_checkpoint_are_made_again(trained, tmp_path):
   workdir = str(shutil.copytree(straight, tmp_path / 'copy'))
   shutil.rmtree(os.path.join(workdir, 'checkpoints', '4'))
   train.train(config, workdir, evaluate.make_validation(config))
-  assert _same_rows(_rows(workdir), _rows(straight))
-  assert [event.step for event in _events(workdir).Tensors('loss/g')] == [2, 4]
+  assert runs.metrics(workdir) == runs.metrics(straight)
+  assert runs.event_steps(workdir, 'loss/g') == [2, 4]
 
 
 def test_unreadable_images_are_in_the_metrics(trained, tmp_path):
@@ -150,7 +116,7 @@ def test_unreadable_images_are_in_the_metrics(trained, tmp_path):
   (tmp_path / 'images' / f'{level:03}.png').write_bytes(b'broken')
   workdir = str(shutil.copytree(trained[0], tmp_path / 'workdir'))
   assert int(train.train(config, workdir).step) == 5
-  assert _rows(workdir)[-1]['step'] == 5 and _rows(workdir)[-1]['data/unreadable_images'] == 1
+  assert runs.rows(workdir)[-1]['step'] == 5 and runs.rows(workdir)[-1]['data/unreadable_images'] == 1
 
 
 def test_training_changes_every_part(trained, tmp_path):
@@ -196,7 +162,7 @@ def test_a_fresh_discriminator_catches_up_before_the_generator_moves(trained, tm
   fresh = _fresh(tiny_config(), str(tmp_path / 'fresh')).d_params
   assert _changed(fresh, warm['d_params']) > 0.9
   assert _changed(given['g_params'], final['g_params']) > 0.9
-  assert [('loss/g' in row, 'loss/d' in row) for row in _rows(workdir)] == [
+  assert [('loss/g' in row, 'loss/d' in row) for row in runs.rows(workdir)] == [
       (False, True), (False, True), (True, True)]
 
 
@@ -210,18 +176,18 @@ def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
   workdir = str(shutil.copytree(trained[0], tmp_path / 'copy'))
   config = tiny_config(steps=9)
   config.train.max_nonfinite_steps = 3
-  state = _state(workdir, config)
+  state = runs.state(workdir, config)
   checkpoints = start.open_checkpoints(start.with_model_of(config, workdir), workdir, 28)
   poisoned = jax.tree.map(lambda x: x * np.float32(np.nan), state.d_params)
   checkpoints.save(state.replace(step=state.step + 1, images_seen=state.images_seen + 4,
                                  d_params=poisoned))
   checkpoints.close()
-  with pytest.raises(UserError, match='step 8: loss/g is nan.*train.max_nonfinite_steps'):
+  with pytest.raises(UserError, match='step 8, after 3 steps in a row .*: loss/g is nan'):
     train.train(config, workdir)
   assert 'Step 6: loss/g is nan, loss/g_stage1 is nan, loss/d is nan' in caplog.text
   assert '(2 in a row)' in caplog.text
   assert set(os.listdir(os.path.join(workdir, 'checkpoints'))) == {'2', '4', '5'}, '2 is the best'
-  assert _rows(workdir)[-1]['step'] == 6 and _rows(workdir)[-1]['nonfinite_losses'] > 0
+  assert runs.rows(workdir)[-1]['step'] == 6 and runs.rows(workdir)[-1]['nonfinite_losses'] > 0
 
 
 def test_says_which_perceptual_network_it_takes(trained, caplog):

@@ -1,0 +1,97 @@
+"""Training on two processes with two devices each, joined over the loopback network."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import runs
+from tests.devices_test import check_equal
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_STEPS = 24
+_FIELDS = {
+    'model.formulations': 'gpu', 'train.batch_size': 16, 'train.total_kimg': _STEPS * 0.016,
+    'train.kimg_per_tick': 0.064, 'train.snapshot_ticks': 3, 'train.r1_interval': 4,
+    'eval.batch_size': 4, 'eval.masks_per_image': 1}
+
+
+def _free_port():
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]
+
+
+def _environment(devices, cache=None):
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS':
+                 f'--xla_force_host_platform_device_count={devices} '
+                 '--xla_backend_optimization_level=1'}
+  return environment | ({'JAX_COMPILATION_CACHE_DIR': cache} if cache else {})
+
+
+def _train(workdir, log, devices, cache, *arguments):
+  fields = [f'--config.{name}={value}' for name, value in _FIELDS.items()]
+  with open(log, 'ab') as file:
+    return subprocess.Popen(
+        [sys.executable, 'main.py', '--config=configs/demo.py', f'--workdir={workdir}', *fields,
+         *arguments], cwd=_ROOT, env=_environment(devices, cache), stdout=file, stderr=file)
+
+
+def _train_on_two(workdir, logs, cache):
+  port = _free_port()
+  return [_train(workdir, log, 2, cache, '--distributed', f'--coordinator=localhost:{port}',
+                 '--num_processes=2', f'--process_id={i}') for i, log in enumerate(logs)]
+
+
+def _read(path):
+  with open(path, encoding='utf-8') as file:
+    return file.read()
+
+
+@pytest.mark.slow
+def test_gradients_on_two_processes_are_those_on_one_device():
+  port = _free_port()
+  workers = [subprocess.Popen(
+      [sys.executable, '-m', 'tests.devices_worker', 'processes', f'localhost:{port}', str(i)],
+      cwd=_ROOT, env=_environment(2), stdout=subprocess.PIPE, text=True) for i in range(2)]
+  printed = [worker.communicate(timeout=1200)[0] for worker in workers]
+  assert [worker.returncode for worker in workers] == [0, 0]
+  for case, phases in json.loads(printed[0].splitlines()[-1]).items():
+    check_equal(phases, case)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_end_like_one(tmp_path, tmp_path_factory):
+  workdir, single = str(tmp_path / 'two'), str(tmp_path / 'one')
+  logs = [str(tmp_path / f'log{i}.txt') for i in range(3)]
+  cache = str(tmp_path_factory.mktemp('cache'))
+  processes = _train_on_two(workdir, logs[:2], cache)
+  stats = os.path.join(workdir, 'stats.jsonl')
+  deadline = time.monotonic() + 600
+  while not os.path.exists(stats):
+    assert all(p.poll() is None for p in processes) and time.monotonic() < deadline, _read(logs[0])
+    time.sleep(0.1)
+  processes[1].terminate()  # one of them gets the signal, both stop
+  sent = time.monotonic()
+  assert [process.wait(60) for process in processes] == [0, 0], _read(logs[0])
+  assert time.monotonic() - sent < 30
+  stops = [re.findall(r'Stopped by a signal at step (\d+)', _read(log)) for log in logs[:2]]
+  assert len(stops[0]) == 1 and stops[0] == stops[1]
+  assert stops[0][0] in os.listdir(os.path.join(workdir, 'checkpoints'))
+
+  processes = _train_on_two(workdir, logs[:2], cache)
+  assert [process.wait(600) for process in processes] == [0, 0], _read(logs[0])
+  assert f'Resumed at step {stops[0][0]},' in _read(logs[0])
+  assert _train(single, logs[2], 4, cache).wait(600) == 0, _read(logs[2])
+  assert [row['step'] for row in runs.rows(workdir)] == list(range(4, _STEPS + 1, 4))
+  first, second = runs.metrics(single)[0], runs.metrics(workdir)[0]
+  assert first.keys() == second.keys()
+  # Later on, Adam without a first moment has made full steps of rounding errors.
+  for name, value in first.items():
+    if name.startswith('loss/'):
+      assert second[name] == pytest.approx(value, rel=1e-3), name
