@@ -94,16 +94,17 @@ class Checkpoints:
   def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
     """Starts writing the state; returns as soon as its values are copied.
 
-    Waits for the save before. Nothing is done for a step that is there already. A write
-    that fails is a warning, and leaves the older checkpoints as they are.
+    Waits for the save before. A write that fails is a warning, and leaves the older
+    checkpoints as they are.
 
     Args:
       state: the same on every device; may be donated afterwards.
-      metrics: of the averaged generator; one that is not finite counts as missing.
+      metrics: of the averaged generator; one that is not finite counts as missing. A step
+        that is there already is replaced by one with metrics, and kept otherwise.
     """
     self.wait()
     step = int(state.step)
-    if jax.process_index() > 0 or is_complete(self._path(step)):
+    if jax.process_index() > 0 or (metrics is None and is_complete(self._path(step))):
       return
     # A copy of the copy: on CPU `device_get` may only lend the buffers.
     host = jax.tree.map(np.array, jax.device_get(state))

@@ -356,27 +356,28 @@ def toy_losses(params, key, probability, count=32):
       toy_logits(d_params, keys[3], probability, real))
 
 
-def train_toy(key, probability, steps=400):
-  """`like_the_toys` of what a generator makes at the end."""
+def train_toy(key, probability, steps=1200):
+  """`like_the_toys` of what the moving average of a generator makes at the end."""
   g_key, d_key, step_key, final_key = jax.random.split(key, 4)
   params = dense_layers(g_key, 8, 32, 192), dense_layers(d_key, 192, 64, 64, 1)
   optimizer = optax.adam(2e-3, 0.0, 0.99)
 
   def step(state, key):
-    params, moments = state
+    params, moments, average = state
     updates, moments = optimizer.update(jax.grad(toy_losses)(params, key, probability), moments)
-    return (optax.apply_updates(params, updates), moments), None
+    params = optax.apply_updates(params, updates)
+    return (params, moments, optax.incremental_update(params[0], average, 0.02)), None
 
-  (params, _), _ = lax.scan(
-      step, (params, optimizer.init(params)), jax.random.split(step_key, steps))
-  return like_the_toys(toy_generate(params[0], final_key, 256))
+  (_, _, average), _ = lax.scan(
+      step, (params, optimizer.init(params), params[0]), jax.random.split(step_key, steps))
+  return like_the_toys(toy_generate(average, final_key, 256))
 
 
 @pytest.mark.slow
 def test_augmentation_does_not_leak_unless_it_hides_what_is_real():
   assert like_the_toys(toy_images(jax.random.key(0), 256)) > 0.99
-  seeds, probabilities = jnp.tile(jnp.arange(4), 2), jnp.repeat(jnp.array([0.6, 1.0]), 4)
+  seeds, probabilities = jnp.tile(jnp.arange(3), 2), jnp.repeat(jnp.array([0.6, 1.0]), 3)
   shares = jax.jit(jax.vmap(train_toy))(jax.vmap(jax.random.key)(seeds), probabilities)
-  assert shares[:4].min() > 0.9
+  assert shares[:3].min() > 0.9
   # Certain transforms show all orientations and hues alike: nothing tells which are real.
-  assert shares[4:].mean() < 0.6
+  assert shares[3:].mean() < 0.6

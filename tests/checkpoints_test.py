@@ -66,11 +66,14 @@ def test_keeps_the_best_beside_the_newest(tmp_path, higher_is_better, values, ke
   assert checkpoint.find_step(str(tmp_path)) == str(tmp_path / 'checkpoints' / kept[-1])
 
 
-def test_a_step_that_is_there_is_not_written_again(tmp_path):
+def test_a_step_that_is_there_is_replaced_by_one_with_metrics_only(tmp_path):
   save_steps(tmp_path, 3)
-  checkpoints = open_checkpoints(tmp_path)
-  checkpoints.save(tiny_state(5).replace(step=jnp.int32(3)))
+  checkpoints, other = open_checkpoints(tmp_path), tiny_state(5).replace(step=jnp.int32(3))
+  checkpoints.save(other)
   assert equal(checkpoints.restore(like()), tiny_state(3))
+  checkpoints.save(other, {'psnr': 20.0})
+  checkpoints.wait()
+  assert equal(checkpoints.restore(like()), other)
   assert checkpoints.latest_step() == 3
 
 

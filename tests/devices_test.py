@@ -50,4 +50,5 @@ def test_losses_after_five_steps_do_not_depend_on_the_number_of_devices():
   losses = _run('losses')
   assert set(losses) == {'1', '2', '8'}
   for name in ('2', '8'):
-    assert losses[name] == pytest.approx(losses['1'], rel=1e-3)
+    # R1 is a small number of which Adam's first steps, full ones of rounding errors, leave less.
+    assert losses[name] == pytest.approx(losses['1'], rel=1e-3, abs=1e-4)

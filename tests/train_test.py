@@ -175,7 +175,7 @@ def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
     trained, tmp_path, caplog):
   workdir = str(shutil.copytree(trained[0], tmp_path / 'copy'))
   config = tiny_config(steps=9)
-  config.train.max_nonfinite_steps = 3
+  config.train.max_nonfinite_steps, config.train.profile_steps = 3, 1
   state = runs.state(workdir, config)
   checkpoints = start.open_checkpoints(start.with_model_of(config, workdir), workdir, 28)
   poisoned = jax.tree.map(lambda x: x * np.float32(np.nan), state.d_params)
@@ -188,6 +188,7 @@ def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
   assert '(2 in a row)' in caplog.text
   assert set(os.listdir(os.path.join(workdir, 'checkpoints'))) == {'2', '4', '5'}, '2 is the best'
   assert runs.rows(workdir)[-1]['step'] == 6 and runs.rows(workdir)[-1]['nonfinite_losses'] > 0
+  assert os.listdir(os.path.join(workdir, 'plugins', 'profile')), 'step 8 was profiled'
 
 
 def test_says_which_perceptual_network_it_takes(trained, caplog):
