@@ -192,9 +192,10 @@ def _remove_later(workdir: str, last: int) -> None:
     raise UserError(f'the records of {workdir} cannot be put back to the newest checkpoint: '
                     f'{error}; free the disk or make them writable') from error
   if events or rows:
-    position = 'no checkpoint' if last < 0 else f'the checkpoint of step {last}'
-    logging.info('Removed %d records of TensorBoard and %d rows of %s that %s does not know of.',
-                 events, rows, ROWS, position)
+    reason = ('there is no checkpoint' if last < 0
+              else f'they are newer than the checkpoint of step {last}')
+    logging.info('Removed %d records of TensorBoard and %d rows of %s: %s.', events, rows, ROWS,
+                 reason)
 
 
 def _event_files(workdir: str) -> list[str]:

@@ -180,9 +180,8 @@ def _source_positions(inverse: jax.Array, height: int,
 def _sample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
   """Bilinear sampling of [H, W, C] at positions [P, Q] within it: [P, Q, C]."""
   height, width, channels = image.shape
-  # Rounding may put a position on the last entry, which has no right-hand neighbour.
-  top = jnp.clip(jnp.floor(rows).astype(jnp.int32), 0, height - 2)
-  left = jnp.clip(jnp.floor(columns).astype(jnp.int32), 0, width - 2)
+  # Positions end between the last two entries of an axis, so that all corners exist.
+  top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
   down, right = (rows - top)[..., None], (columns - left)[..., None]
   pixels = image.reshape(height * width, channels)
 

@@ -82,9 +82,11 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path, str
   workdir, moments = str(tmp_path), random.Random(0)
   for kill in range(_KILLS):
     process = _start(workdir, cache)
-    begun = kill + 1
-    _wait_for(lambda begun=begun: _log(workdir).count('Training on 28 images') == begun, process)
-    time.sleep(moments.uniform(0, 12))
+    # In turn from the beginning of a sitting, before its first step, and from its first report.
+    event = 'images/s' if kill % 2 else 'Training on 28 images'
+    count = _log(workdir).count(event)
+    _wait_for(lambda event=event, count=count: _log(workdir).count(event) > count, process)
+    time.sleep(moments.uniform(0, 8))
     assert process.poll() is None, 'the run has to be longer'
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -144,8 +144,8 @@ def test_a_file_without_later_steps_is_not_touched(tmp_path, logged):
   Records(str(tmp_path), 7)
   assert [os.stat(path).st_ino == old.st_ino for path, old in zip(paths, before, strict=True)] == [
       True, False, False, True]
-  assert logged == [('info', 'Removed 4 records of TensorBoard and 3 rows of stats.jsonl that '
-                     'the checkpoint of step 7 does not know of.')]
+  assert logged == [('info', 'Removed 4 records of TensorBoard and 3 rows of stats.jsonl: they '
+                     'are newer than the checkpoint of step 7.')]
 
 
 def test_a_file_of_later_steps_alone_is_removed(tmp_path):
