@@ -200,6 +200,7 @@ class Loop:
 
   def _save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
     """Saves a checkpoint, unless the losses are not finite any more."""
+    self._watch.catch_up()
     if self._watch.in_a_row:
       logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
       return
