@@ -81,9 +81,11 @@ def test_validation_gives_named_means(trained):
   class Networks:
     generator = settings.generator_from_config(config.model)
 
-  scalars = evaluate.make_validation(config)(Networks, found.variables)
+  validate = evaluate.make_validation(config)
+  scalars = validate(Networks, found.variables, lambda: False)
   assert {'validation/psnr', 'validation/ssim_hole'} <= set(scalars)
   assert all(np.isfinite(value) for value in scalars.values())
+  assert validate(Networks, found.variables, lambda: True) is None, 'it was asked to stop'
 
 
 def test_mistakes(trained, tmp_path):

@@ -23,7 +23,7 @@ def _fresh(config, workdir):
   config = start.with_model_of(config, workdir)
   networks, _ = start.make_networks(config)
   checkpoints = start.open_checkpoints(config, workdir, 28)
-  return start.initialruns.state(config, networks, settings.training_from_config(config),
+  return start.initial_state(config, networks, settings.training_from_config(config),
                              sharding.make_mesh(), checkpoints)
 
 
