@@ -109,8 +109,14 @@ def _train() -> ml_collections.ConfigDict:
   train.profile_steps = 0
   # Validation images shown in the sample grids.
   train.sample_images = 4
-  # Weight of R1 (gamma), and steps between two applications of it. None takes
-  # StyleGAN2-ADA's heuristic, 0.0002 * resolution^2 / batch_size.
+  _set_losses(train)
+  return train
+
+
+def _set_losses(train: ml_collections.ConfigDict) -> None:
+  """Sets the fields of the losses, of what the networks draw, and of the average."""
+  # Weight of R1 (gamma), and steps between two applications of it. A negative weight stands
+  # for StyleGAN2-ADA's heuristic, 0.0002 * resolution^2 / batch_size.
   train.r1_gamma = 10.0
   train.r1_interval = 16
   # Weight of the perceptual loss; 0 leaves its network out.
@@ -140,7 +146,6 @@ def _train() -> ml_collections.ConfigDict:
   # When `init_from` has no discriminator, as a released G_ema has none: thousands of
   # images for which a fresh one is trained while the generator stays as it is.
   train.discriminator_warmup_kimg = 4.0
-  return train
 
 
 def _optimizer() -> ml_collections.ConfigDict:
@@ -168,9 +173,10 @@ def _augmentation() -> ml_collections.ConfigDict:
   # Probability of each transform when the run begins.
   augment.probability = 0.0
   # The probability rises while the mean sign of the real images' logits is above this, and
-  # falls while it is below; None keeps it as it is.
+  # falls while it is below.
   augment.target = 0.6
-  # Thousands of images in which it can move from 0 to 1, and steps between two moves.
+  # Thousands of images in which it can move from 0 to 1, inf to keep it as it is, and steps
+  # between two moves.
   augment.kimg = 500.0
   augment.interval = 4
   # It does not rise above this: from about 0.8 on, augmentations leak into the results.

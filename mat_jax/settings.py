@@ -44,15 +44,15 @@ class Augmentation:
   Attributes:
     pipeline: the transforms; None for no augmentation.
     probability: at the start of the run.
-    target: of the mean sign of real logits; None keeps the probability.
-    kimg: thousand images in which the probability can move from 0 to 1.
+    target: of the mean sign of real logits.
+    kimg: thousand images in which the probability can move from 0 to 1, or inf.
     interval: steps between two moves.
     max_probability: that it does not exceed.
   """
 
   pipeline: Pipeline | None = None
   probability: float = 0.0
-  target: float | None = 0.6
+  target: float = 0.6
   kimg: float = 500.0
   interval: int = 4
   max_probability: float = 0.8
@@ -169,11 +169,11 @@ def training_from_config(config: ml_collections.ConfigDict) -> Training:
 
 
 def r1_gamma(config: ml_collections.ConfigDict) -> float:
-  """`train.r1_gamma`, by default StyleGAN2-ADA's heuristic (arXiv 2006.06676, appendix C).
+  """`train.r1_gamma`, or if negative StyleGAN2-ADA's heuristic (arXiv 2006.06676, appendix C).
 
   0.0002 * resolution^2 / batch size: 1.6384 at 256 px with 8 images, half of that with 16.
   """
-  if config.train.r1_gamma is not None:
+  if config.train.r1_gamma >= 0:
     return config.train.r1_gamma
   return 0.0002 * config.model.resolution**2 / config.train.batch_size
 

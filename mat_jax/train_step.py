@@ -186,7 +186,7 @@ def adapt_augmentation(state: AugmentState, sign: jax.Array, step: jax.Array,
     The state after the step.
   """
   options = settings.augmentation
-  if not options.pipeline or options.target is None:
+  if not options.pipeline:
     return state
   count = state.sign_count + jnp.isfinite(sign)
   total = state.sign_sum + _finite(sign)

@@ -53,7 +53,7 @@ def test_batches_that_groups_of_four_divide(batch_size, microbatch, expected):
 def test_r1_gamma_follows_the_heuristic_unless_it_is_given():
   config = base.get_config()
   assert settings.training_from_config(config).r1_gamma == 10.0
-  config.train.r1_gamma, config.train.batch_size = None, 16
+  config.train.r1_gamma, config.train.batch_size = -1.0, 16
   assert settings.training_from_config(config).r1_gamma == pytest.approx(0.8192)
 
 

@@ -40,7 +40,7 @@ def test_the_probability_follows_the_sign_of_real_logits_every_fourth_step(train
   assert _adapt(training, [0.5] * 8) == [0.3] * 3 + [0.0] * 5
   assert _adapt(training, [np.nan] * 4) == [0.3] * 4
   fixed = dataclasses.replace(
-      training, augmentation=dataclasses.replace(training.augmentation, target=None))
+      training, augmentation=dataclasses.replace(training.augmentation, kimg=np.inf))
   assert _adapt(fixed, [1.0] * 8) == [0.3] * 8
 
 
