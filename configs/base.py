@@ -128,7 +128,7 @@ def _set_losses(train: ml_collections.ConfigDict) -> None:
   # Weight of the L1 loss of the result; the reference logs it at weight 0.
   train.l1_weight = 0.0
   # Weight of the LeCam regulariser, which steadies the discriminator on few images; 0 for
-  # none, its authors take 0.01 to 0.3.
+  # none.
   train.lecam_weight = 0.0
   # First blocks of the discriminator, from the image on, that stay as they are (Freeze-D);
   # useful with `init_from`.

@@ -14,6 +14,7 @@ from mat_jax.errors import UserError
 from mat_jax.loop import Loop, Run, Schedule, Validate, is_unreported
 from mat_jax.preemption import Preemption
 from mat_jax.records import Records
+from mat_jax.resume import parse_accepted
 from mat_jax.train_state import TrainState
 
 
@@ -43,7 +44,6 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   networks, features = start.make_networks(config)
   count = config.train.sample_images
   samples = from_config.sample_batch(config, count) if count else None
-  start.best_from_config(config.train)
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(workdir_lock.hold(workdir))
@@ -81,6 +81,8 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
   sharding.check_batch_size(settings_lib.microbatch(config), mesh, 'train.microbatch')
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
+  start.best_from_config(config.train)
+  parse_accepted(config.accept_changes)
   for field in ('total_kimg', 'kimg_per_tick'):
     if config.train[field] <= 0:
       raise UserError(f'train.{field} is {config.train[field]}; give a positive number')

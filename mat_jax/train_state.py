@@ -51,7 +51,6 @@ class TrainState:
     d_optimizer: optax state.
     augment: of adaptive augmentation.
     lecam: moving averages of the logits: 'real', 'fake', 'real_stage1', 'fake_stage1'.
-    nonfinite_steps: int32 [], steps in a row that had a loss that is not finite.
     totals: sums of the step's metrics since the last report; see `totals`.
   """
 
@@ -68,7 +67,6 @@ class TrainState:
   d_optimizer: Tree
   augment: AugmentState
   lecam: dict[str, jax.Array]
-  nonfinite_steps: jax.Array
   totals: totals_lib.Totals
 
 
@@ -159,4 +157,4 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
           probability=jnp.float32(settings.augmentation.probability),
           sign_sum=jnp.float32(0.0), sign_count=jnp.float32(0.0)),
       lecam={name: jnp.float32(0.0) for name in LECAM_AVERAGES},
-      nonfinite_steps=jnp.int32(0), totals=totals_lib.empty())
+      totals=totals_lib.empty())

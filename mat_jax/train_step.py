@@ -20,7 +20,7 @@ Tree = Any
 Loss = Callable[[Tree, Tree, Tree], tuple[jax.Array, Metrics]]
 Step = Callable[[TrainState, Tree, Batch], tuple[TrainState, jax.Array]]
 
-_LECAM_DECAY = 0.99  # of the averaged logits (arXiv 2104.03310, appendix A)
+_LECAM_DECAY = 0.99  # of the averaged logits (arXiv 2104.03310)
 
 
 def mean_gradients(loss: Loss, params: Tree, shared: Tree, examples: Tree,
@@ -263,7 +263,6 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
     watched = jnp.stack([metrics[name] for name in totals.LOSSES])
     return state.replace(
         augment=adapt_augmentation(state.augment, metrics['signs/real'], state.step, settings),
-        nonfinite_steps=jnp.where(jnp.all(jnp.isfinite(watched)), 0, state.nonfinite_steps + 1),
         step=state.step + 1, images_seen=state.images_seen + settings.batch_size), watched
 
   return step

@@ -211,6 +211,7 @@ def test_says_which_perceptual_network_it_takes(trained, caplog):
     ('train.max_to_keep', 0, 'train.max_to_keep'),
     ('train.freeze_d_blocks', 5, 'train.freeze_d_blocks is 5, and .* has 4 blocks'),
     ('train.best_metric', 'fid', "train.best_metric is 'fid'; choose among psnr"),
+    ('accept_changes', 'sed', "accept_changes has 'sed'; choose among seed"),
     ('augment.pipeline', 'bgx', 'augment.pipeline'),
     ('augment.max_probability', 1.5, 'augment.max_probability is 1.5'),
     ('augment.interval', 0, 'augment.interval is 0'),
