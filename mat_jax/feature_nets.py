@@ -123,7 +123,7 @@ def alexnet_features(params: Params, images: jax.Array,
   x = images.astype(dtype)
   for layer in ALEXNET_LAYERS:
     if layer in ('conv2', 'conv3'):
-      x = _max_pool(x, side=3)
+      x = _max_pool_3(x)
     x = (_conv(params[layer], x, dtype, stride=4, padding=((2, 2), (2, 2)))
          if layer == 'conv1' else _conv(params[layer], x, dtype))
     x = jax.nn.relu(x)
@@ -149,6 +149,15 @@ def _conv(params: Mapping[str, jax.Array], x: jax.Array, dtype: Any, stride: int
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
-def _max_pool(x: jax.Array, side: int = 2) -> jax.Array:
-  return jax.lax.reduce_window(
-      x, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, 2, 2, 1), 'VALID')
+def _max_pool(x: jax.Array) -> jax.Array:
+  return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
+
+
+def _max_pool_3(x: jax.Array) -> jax.Array:
+  """3x3 windows at stride 2. Of slices, as `reduce_window` takes 5x longer on CPU."""
+  for axis in (1, 2):
+    end = (x.shape[axis] - 3) // 2 * 2 + 1
+    first, second, third = (
+        jax.lax.slice_in_dim(x, i, i + end, stride=2, axis=axis) for i in range(3))
+    x = jnp.maximum(jnp.maximum(first, second), third)
+  return x

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert import weight_files
+from convert import feature_nets, weight_files
 from convert.feature_nets import (
     alexnet_params_from_state_dict,
     inception_params_from_state_dict,
     load_alexnet,
     load_inception,
+    load_lpips,
     load_vgg,
     vgg_params_from_state_dict,
 )
@@ -162,6 +163,31 @@ def test_alexnet_of_the_installed_package():
   assert {name: value.shape[1:] for name, value in features.items()} == {
       'relu1': (15, 15, 64), 'relu2': (7, 7, 192), 'relu3': (3, 3, 384), 'relu4': (3, 3, 256),
       'relu5': (3, 3, 256)}
+
+
+@pytest.mark.parametrize('net,layers,widths', [
+    ('alex', ALEXNET_LAYERS, (64, 192, 384, 256, 256)),
+    ('vgg', conv_names('vgg16'), (64, 128, 256, 512, 512))])
+def test_lpips_of_the_installed_package(net, layers, widths):
+  params = load_lpips(net)
+  assert tuple(params['features']) == layers
+  assert tuple(weights.shape for weights in params['lin']) == tuple((width,) for width in widths)
+  for weights in params['lin']:
+    assert weights.dtype == np.float32
+    assert weights.min() >= 0 and weights.max() > 0
+
+
+def test_lpips_weights_are_not_negative(monkeypatch):
+  content = {f'NetLinLayer_{i}': {'Conv_0': {'kernel': np.full((1, 1, 8, 1), 1 - i / 3)}}
+             for i in range(5)}
+  monkeypatch.setattr(feature_nets, 'lpips_package_weights', lambda *_: content)
+  with pytest.raises(UserError, match='alexnet.*negative'):
+    load_lpips('alex')
+
+
+def test_lpips_of_an_unknown_network():
+  with pytest.raises(UserError, match="'squeeze'; choose of alex, vgg"):
+    load_lpips('squeeze')
 
 
 @pytest.fixture(scope='module')

