@@ -1,0 +1,50 @@
+"""What the metrics are called in tables, and which way is better."""
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+  """How a metric is shown.
+
+  Attributes:
+    title: of its column.
+    form: format of a value.
+    higher_is_better: direction.
+  """
+
+  title: str
+  form: str
+  higher_is_better: bool
+
+
+# Of a pair of images, in the order of the columns.
+PAIR_METRICS = {
+    'psnr': Metric('PSNR, dB', '.2f', True),
+    'ssim': Metric('SSIM', '.4f', True),
+    'l1': Metric('L1', '.4f', False),
+    'lpips_alex': Metric('LPIPS alex', '.4f', False),
+    'lpips_vgg': Metric('LPIPS vgg', '.4f', False),
+    'psnr_hole': Metric('PSNR hole, dB', '.2f', True),
+    'ssim_hole': Metric('SSIM hole', '.4f', True),
+    'l1_hole': Metric('L1 hole', '.4f', False),
+}
+
+# Of two sets of images, by feature network; kernel distances come first, as the number of
+# images biases them least.
+SET_METRICS = {
+    'kid': Metric('KID', '.5f', False),
+    'fid': Metric('FID', '.2f', False),
+    'p_ids': Metric('P-IDS', '.4f', True),
+    'u_ids': Metric('U-IDS', '.4f', True),
+    'kd_vgg16': Metric('KD VGG16', '.4f', False),
+    'fd_vgg16': Metric('FD VGG16', '.3f', False),
+    'p_ids_vgg16': Metric('P-IDS VGG16', '.4f', True),
+    'u_ids_vgg16': Metric('U-IDS VGG16', '.4f', True),
+    'kd_dinov2': Metric('KD DINOv2', '.4f', False),
+    'fd_dinov2': Metric('FD DINOv2', '.2f', False),
+    'p_ids_dinov2': Metric('P-IDS DINOv2', '.4f', True),
+    'u_ids_dinov2': Metric('U-IDS DINOv2', '.4f', True),
+    'cmmd': Metric('CMMD', '.4f', False),
+}
+
+METRICS = PAIR_METRICS | SET_METRICS
