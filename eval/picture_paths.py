@@ -1,0 +1,22 @@
+"""Where the pictures of an evaluation are.
+
+FOLDER/originals/IMAGE.png, FOLDER/MASKS/masks/IMAGE_MASK.png (black = hole) and
+FOLDER/MASKS/results/IMAGE_MASK.png, images and masks by number.
+"""
+
+import os
+
+
+def original_path(folder: str, image_index: int) -> str:
+  """Where the picture of an image is."""
+  return os.path.join(folder, 'originals', f'{image_index:05}.png')
+
+
+def mask_path(folder: str, mask_set: str, image_index: int, mask: int) -> str:
+  """Where the picture of a mask is."""
+  return os.path.join(folder, mask_set, 'masks', f'{image_index:05}_{mask}.png')
+
+
+def result_path(folder: str, mask_set: str, image_index: int, mask: int) -> str:
+  """Where the completed picture of a pair is."""
+  return os.path.join(folder, mask_set, 'results', f'{image_index:05}_{mask}.png')
