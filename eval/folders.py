@@ -1,0 +1,233 @@
+"""Compares a folder of results with a folder of real images, whatever system made them.
+
+  python -m eval.folders --real=photos --fake=results --masks=masks --output=comparison
+
+prints tables, and writes metrics.json, metrics.md and per_image.csv. Results are named as
+their images, see `image_folders.pair`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+from absl import flags
+import numpy as np
+import tqdm
+
+from eval import (
+    assemble,
+    distances,
+    features,
+    folder_metrics,
+    image_folders,
+    measuring,
+    pairs,
+    record,
+    tables,
+)
+from eval.image_folders import Comparison, Facts
+from eval.measuring import Models
+from eval.pairs import Pairs
+from eval.record import Record
+from input_pipeline.sources.folder import find_images
+from mat_jax import command_line
+from mat_jax.errors import UserError, exit_on_user_error
+
+_WEIGHTS = ('inception', 'dinov2', 'clip')  # networks with a flag for a file of weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to compare, and with which networks.
+
+  Attributes:
+    real: folder of real images.
+    fake: folder of results.
+    masks: folder of masks, black where the hole was; '' without.
+    baseline: folder of another system's results, of the same names; '' for none.
+    others: folder of more real images, for the ceilings of P-IDS and U-IDS; '' for none.
+    features: see `features.load`.
+    weights: network -> file of its weights, '' for the usual place.
+    lpips: see `measuring.load_lpips`.
+    batch_size: images of a batch, over all devices.
+    seed: of the bootstrap and of choices among images.
+  """
+
+  real: str
+  fake: str
+  masks: str = ''
+  baseline: str = ''
+  others: str = ''
+  features: str = features.AUTO
+  weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  lpips: str = 'alex+vgg'
+  batch_size: int = 16
+  seed: int = 0
+
+
+def compare(options: Options) -> tuple[Record, Pairs]:
+  """Measures the results of one system, or of two.
+
+  Args:
+    options: folders and networks.
+
+  Returns:
+    What was found, and the metrics of all pairs; systems have the names of their folders.
+
+  Raises:
+    UserError: folders that are missing, empty or do not match, a file that cannot be read,
+      a pair of images of different size, images too small, or missing weights.
+  """
+  folders = [folder for folder in (options.fake, options.baseline) if folder]
+  systems = system_names(folders)
+  comparison = image_folders.pair(options.real, folders, options.masks)
+  others = _find_others(options.others, comparison.real)
+  networks, left_out = features.load(options.features.replace(',', '+'), options.weights)
+  models = Models(measuring.load_lpips(options.lpips.replace(',', '+')), networks)
+  # What is wrong with a file shows before anything is computed.
+  facts = _read(image_folders.inspect, comparison.examples, 'reading')
+  other_shapes = _read(image_folders.read_shape, others, 'reading other images')
+  table, own = folder_metrics.measure(comparison, facts, systems, models, options.batch_size)
+  found = {}
+  if networks:
+    extract = functools.partial(
+        folder_metrics.features_of, models=models, batch_size=options.batch_size)
+    shapes = {example.real: one.shape
+              for example, one in zip(comparison.examples, facts, strict=True)}
+    real = extract(comparison.real, [shapes[file] for file in comparison.real],
+                   title='features of real images')
+    other = extract(others, other_shapes, title='features of other images') if others else None
+    found = distances.of_systems(real, own, table.image_index, other, options.seed)
+  comparisons = [tuple(systems)] if options.baseline else []
+  return Record(
+      title=_as_text(f'{options.fake} against {options.real}'), step=None, kimg=None, split='',
+      masks_per_image=int(table.mask.max()) + 1, unreadable=0,
+      settings=dataclasses.asdict(options),
+      mask_sets=assemble.by_mask_set(table, comparisons, {table.masks[0]: found}, options.seed),
+      bands=assemble.by_hole_ratio(table, comparisons, options.seed),
+      notes=(*_warnings(comparison, facts, systems, 'vgg16' in networks), *left_out)), table
+
+
+def system_names(folders: Sequence[str]) -> list[str]:
+  """The names of folders, with those of folders above where they would be equal.
+
+  Raises:
+    UserError: a folder is there twice.
+  """
+  parts = [pathlib.Path(os.path.abspath(os.path.expanduser(folder))).parts for folder in folders]
+  for depth in range(1, max(map(len, parts)) + 1):
+    names = [_as_text('/'.join(part[-depth:])) for part in parts]
+    if len(set(names)) == len(names):
+      return names
+  raise UserError(f'{folders[0]!r} is compared with itself; name another folder as the baseline')
+
+
+def _as_text(path: str) -> str:
+  """Makes a path printable: file names are bytes and need not be UTF-8."""
+  return os.fsencode(path).decode(errors='replace')
+
+
+def _find_others(folder: str, real: Sequence[str]) -> list[str]:
+  """Files of a folder, none of which may be among the real images."""
+  files = find_images(folder) if folder else []
+  if not {os.path.realpath(file) for file in files}.isdisjoint(map(os.path.realpath, real)):
+    raise UserError(f'{folder!r} holds some of the real images themselves; give others')
+  return files
+
+
+def _read(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
+  """function(item) for all items, with a progress bar."""
+  return list(tqdm.tqdm(image_folders.in_order(function, items), total=len(items), desc=title,
+                        disable=None if items else True))
+
+
+def _warnings(comparison: Comparison, facts: Sequence[Facts], systems: Sequence[str],
+              has_vgg16: bool) -> list[str]:
+  """What a reader of the numbers has to know about the images."""
+  notes = []
+  if comparison.examples[0].mask:
+    for i, system in enumerate(systems):
+      notes += _mask_warnings(system, np.array([one.kept_difference[i] for one in facts]),
+                              np.array([one.hole_difference[i] for one in facts]))
+  shapes = sorted({one.shape for one in facts})
+  if len(shapes) > 1 and has_vgg16:
+    first, last = (f'{width} x {height}' for height, width in (shapes[0], shapes[-1]))
+    notes.append(f'The images have {len(shapes)} sizes, {first} to {last}: distances with VGG16 '
+                 'features mix scales, as that network alone sees images in their own size.')
+  counts = np.bincount([example.image for example in comparison.examples])
+  if counts.min() < counts.max():
+    notes.append(f'The images have {counts.min()} to {counts.max()} results each; those of an '
+                 'image are averaged first.')
+  return notes
+
+
+def _mask_warnings(system: str, kept: np.ndarray, hole: np.ndarray) -> list[str]:
+  """Of the mean differences of all results over the kept pixels and over the hole."""
+  notes = []
+  changed = np.count_nonzero(kept)
+  if changed:
+    notes.append(f'{system}: kept pixels differ from the real image in {changed} of {len(kept)} '
+                 f'results, there by {kept[kept > 0].mean():.2g} of 255 levels on average (saved as '
+                 'JPEG, or without the real pixels put back); all metrics but those of the hole '
+                 'count that.')
+  if 2 * np.count_nonzero(kept > hole) > len(kept):
+    notes.append(f'{system}: most results differ more where the masks keep (white) than in the '
+                 'hole (black), as if the masks were inverted.')
+  return notes
+
+
+def write(found: Record, table: Pairs, folder: str) -> None:
+  """Writes metrics.json, metrics.md and per_image.csv.
+
+  Raises:
+    UserError: they cannot be written.
+  """
+  record.write_json(found, folder)
+  tables.write(found, folder)
+  pairs.write_csv(table, os.path.join(folder, 'per_image.csv'))
+
+
+def _make_folder(path: str) -> None:
+  """Before anything is computed for it."""
+  try:
+    os.makedirs(path, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'{path!r} cannot be made ({error.strerror}); choose another output') from error
+
+
+@exit_on_user_error
+def main(argv: list[str]) -> None:
+  values = flags.FLAGS
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}')
+  if values.output:
+    _make_folder(values.output)
+  found, table = compare(Options(
+      weights={name: values[f'{name}_weights'].value for name in _WEIGHTS},
+      **{field.name: values[field.name].value for field in dataclasses.fields(Options)
+         if field.name != 'weights'}))
+  try:
+    if values.output:
+      write(found, table, values.output)
+  finally:  # a full disk or a closed pipe should not cost both
+    print(tables.markdown(found))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('real', None, 'Folder of real images.')
+  flags.DEFINE_string('fake', None, 'Folder of results: NAME, or NAME_0, NAME_1, ..., of NAME.')
+  flags.DEFINE_string('masks', '', 'Folder of masks of the same names; black is the hole.')
+  flags.DEFINE_string('baseline', '', "Folder of another system's results to compare with.")
+  flags.DEFINE_string('others', '', 'Folder of more real images, for the ceilings of IDS.')
+  flags.DEFINE_string('features', features.AUTO, 'inception, vgg16, dinov2, clip, several joined '
+                      "by commas, auto, or '' for no distances; see configs/base.py.")
+  flags.DEFINE_string('lpips', 'alex+vgg', "alex, vgg, both joined by +, or ''.")
+  for name in _WEIGHTS:
+    flags.DEFINE_string(f'{name}_weights', '', f'File of weights for {name} features.')
+  flags.DEFINE_integer('batch_size', 16, 'Images of a batch, over all devices.', lower_bound=1)
+  flags.DEFINE_integer('seed', 0, 'Seed of the bootstrap intervals.')
+  flags.DEFINE_string('output', '', 'Folder for metrics.json, metrics.md and per_image.csv.')
+  command_line.run(main, ['real', 'fake'])
