@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
                ', '.join(sorted({d.device_kind for d in jax.devices()})),
                jax.process_index() + 1, jax.process_count())
   config, workdir = _CONFIG.value, _WORKDIR.value
+  if _MODE.value != 'train':
+    command_line.exit_on_sigterm()
   if _MODE.value == 'train':
     train.train(config, workdir, evaluate.make_validation(config))
   elif _MODE.value == 'eval':

@@ -99,8 +99,8 @@ def _train() -> ml_collections.ConfigDict:
   train.snapshot_ticks = 1
   # Newest checkpoints kept, beside the one with the best validation metric.
   train.max_to_keep = 2
-  # Validation metric that says which is the best: psnr, ssim, l1, or over the hole alone
-  # psnr_hole, ssim_hole, l1_hole.
+  # Validation metric that says which is the best: psnr, ssim, l1, lpips_alex, or over the
+  # hole alone psnr_hole, ssim_hole, l1_hole.
   train.best_metric = 'psnr'
   # Steps in a row with a loss that is not finite after which the run stops.
   train.max_nonfinite_steps = 10
@@ -192,21 +192,52 @@ def _evaluation() -> ml_collections.ConfigDict:
   evaluation.validation_split = 'validation'
   # Checkpoint to evaluate: a workdir or step directory; '' takes the workdir's.
   evaluation.checkpoint = ''
-  # Fixed masks for every image.
+  # Evaluates every checkpoint as it appears, until the training run has ended; and seconds
+  # between two looks.
+  evaluation.follow = False
+  evaluation.follow_secs = 30.0
+  # Another workdir whose evaluation, of the same images and masks, is compared with this one
+  # pair by pair: of the model before fine-tuning, say. '' for none.
+  evaluation.baseline = ''
+  # Fixed masks for every image. P-IDS and U-IDS need more than 2,100 pairs: take as many
+  # masks as that needs.
   evaluation.masks_per_image = 2
-  # Masks: 'large' or 'small', and the range of their hole ratios.
-  evaluation.mask_preset = 'large'
+  # Sets of masks, each with results of its own: 'large', 'small' or both joined by '+'; the
+  # validation of a training run takes the first. And the range of their hole ratios.
+  evaluation.mask_preset = 'large+small'
   evaluation.hole_range = (0.0, 1.0)
-  # Folder of mask files and their order; see `data.mask_dir` and `data.mask_order`.
+  # Folder of mask files to take instead, and their order; see `data.mask_dir` and
+  # `data.mask_order`.
   evaluation.mask_dir = ''
   evaluation.mask_order = 'auto'
-  # Seed of masks and latents.
+  # Seed of masks, latents and bootstrap.
   evaluation.seed = 0
-  # Images of a batch, over all devices.
+  # Images of a batch, over all devices; cut in parts if the memory does not suffice.
   evaluation.batch_size = 8
   # Truncation of the styles.
   evaluation.truncation_psi = 1.0
+  # Pairs of each set of masks whose pictures are kept, for `python -m eval.report`; about
+  # 0.2 MB each at 256 px.
+  evaluation.save_pictures = 1000
+  _set_networks(evaluation)
   return evaluation
+
+
+def _set_networks(evaluation: ml_collections.ConfigDict) -> None:
+  """Sets the fields of the networks that images are compared with."""
+  # Networks of LPIPS: 'alex', 'vgg', both joined by '+', or '' for none.
+  evaluation.lpips = 'alex+vgg'
+  # Networks of the distances between sets of images, joined by '+': 'inception' (FID, KID,
+  # P-IDS, U-IDS), 'vgg16' (the same distances, without a download), 'dinov2', 'clip' (CMMD).
+  # 'auto' takes VGG16, Inception if its weights are there or can be downloaded, and those
+  # whose weights are named below. '' for none.
+  evaluation.features = 'auto'
+  # Files of weights: pt_inception-2015-12-05-6726825d.pth ('' takes it from the cache, or
+  # downloads it), dinov2_vitl14_pretrain.pth (or vits14, vitb14), and CLIP's ViT-L/14 at
+  # 336 px; docs/evaluation.md says where they are.
+  evaluation.inception_weights = ''
+  evaluation.dinov2_weights = ''
+  evaluation.clip_weights = ''
 
 
 def _inpainting() -> ml_collections.ConfigDict:

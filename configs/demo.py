@@ -28,6 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Held out: both parts that were not trained on, five portraits.
   config.eval.split = 'validation+test'
   config.eval.masks_per_image = 8
+  config.eval.mask_preset = 'large'
+  # Without a download.
+  config.eval.features = 'vgg16'
   # As in training: the few steps have seen no wider range of styles.
   config.eval.truncation_psi = 0.5
   config.inpaint.truncation_psi = 0.5

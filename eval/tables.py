@@ -1,108 +1,149 @@
-"""Results of an evaluation as JSON and as a Markdown table."""
+"""A record as Markdown tables."""
 
-from collections.abc import Mapping
-import dataclasses
-import json
 import math
 import os
 
-import numpy as np
+from eval.metric_names import METRICS, PAIR_METRICS
+from eval.record import Distance, Group, Record
+from eval.statistics import Summary
+from mat_jax import new_files
 
-from eval.image_metrics import Summary, mean_and_interval
-
-# Title, number format and whether more is better, in the order of the columns.
-_COLUMNS = {
-    'psnr': ('PSNR, dB', '.2f'), 'ssim': ('SSIM', '.4f'), 'l1': ('L1', '.4f'),
-    'psnr_hole': ('PSNR hole, dB', '.2f'), 'ssim_hole': ('SSIM hole', '.4f'),
-    'l1_hole': ('L1 hole', '.4f')}
+_TITLES = {'large': 'Large masks', 'small': 'Small masks', 'files': 'Masks from files',
+           'none': 'Without masks'}
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """An evaluation.
-
-  Attributes:
-    step: training step of the checkpoint.
-    kimg: thousand images it was trained on.
-    split: part of the images.
-    masks: kind of masks, or the folder that they are from.
-    masks_per_image: number of fixed masks.
-    unreadable: images that could not be read and are left out.
-    summaries: {system: {metric: Summary}}.
-  """
-
-  step: int
-  kimg: float
-  split: str
-  masks: str
-  masks_per_image: int
-  unreadable: int
-  summaries: Mapping[str, Mapping[str, Summary]]
-
-
-def summarize(pairs: np.ndarray) -> Summary:
-  """Mean and 95 % interval over images of [images, masks] values.
-
-  The masks of an image are averaged first: images are what was sampled, so only
-  they are resampled. Infinite and undefined pairs are left out and counted.
-  """
-  finite = np.isfinite(pairs)
-  counts = finite.sum(axis=1)
-  sums = np.where(finite, pairs, 0.0).sum(axis=1, dtype=np.float64)
-  per_image = np.divide(sums, counts, out=np.full(len(pairs), np.nan), where=counts > 0)
-  return mean_and_interval(per_image)._replace(
-      infinite=int(np.isinf(pairs).sum()), undefined=int(np.isnan(pairs).sum()))
-
-
-def write_json(report: Report, path: str) -> None:
-  """Writes the report; non-finite numbers become null."""
-  content = dataclasses.asdict(report)
-  content['summaries'] = {
-      system: {name: {key: _or_null(value) for key, value in summary._asdict().items()}
-               for name, summary in metrics.items()}
-      for system, metrics in report.summaries.items()}
-  _write(path, json.dumps(content, indent=2) + '\n')
-
-
-def _or_null(value: float) -> float | None:
-  return value if math.isfinite(value) else None
-
-
-def markdown(report: Report) -> str:
-  """The table, with intervals, and what it was measured on."""
-  metrics = next(iter(report.summaries.values()))
-  names = [name for name in _COLUMNS if name in metrics]
-  lines = ['| | ' + ' | '.join(_COLUMNS[name][0] for name in names) + ' |',
-           '|---' * (len(names) + 1) + '|']
-  for system, summaries in report.summaries.items():
-    cells = [_cell(summaries[name], _COLUMNS[name][1]) for name in names]
-    lines.append(f'| {system} | ' + ' | '.join(cells) + ' |')
-  masks = 'mask' if report.masks_per_image == 1 else 'masks'
-  lines += ['', f'{metrics[names[0]].n} images ({report.split}) with {report.masks_per_image} '
-            f'{masks} each ({report.masks}), step {report.step} ({report.kimg:.1f} kimg); '
-            'mean [95 % interval over images].']
-  if report.unreadable:
-    lines.append(f'{report.unreadable} more images could not be read.')
-  lines += [f'{system}, {_COLUMNS[name][0]}: {s.infinite} infinite and {s.undefined} undefined '
-            'pairs left out.'
-            for system, summaries in report.summaries.items()
-            for name, s in summaries.items() if s.infinite or s.undefined]
+def markdown(record: Record) -> str:
+  """The tables, with what was measured, on how much, and how sure it is."""
+  lines = [f'# {record.title}', '', _scope(record)]
+  for note in record.notes:
+    lines += ['', f'> {note}']
+  for name, group in record.mask_sets.items():
+    lines += ['', f'## {_TITLES.get(name, name)}: {_count(group)}', '', *_pair_table(group)]
+    lines += _left_out(group)
+    if group.distances:
+      lines += ['', *_distance_table(group)]
+  if record.bands:
+    lines += ['', '## By the share of the image that is hole', '', *_band_table(record)]
+  lines += ['', 'Means over images [95 % bootstrap interval over images]; differences are of the '
+            'same images and masks. ↑ higher is better, ↓ lower is better.']
   return '\n'.join(lines)
 
 
-def _cell(summary: Summary, form: str) -> str:
+def _scope(record: Record) -> str:
+  parts = []
+  if record.step is not None:
+    parts.append(f'Step {record.step} ({record.kimg:.1f} kimg)')
+  if record.split:
+    parts.append(f'split {record.split}')
+  parts.append(_plural(record.masks_per_image, 'mask' if record.split else 'result') + ' per image')
+  if record.unreadable:
+    parts.append(f'{record.unreadable} more images could not be read')
+  text = ', '.join(parts) + '.'
+  return text[0].upper() + text[1:]
+
+
+def _count(group: Group) -> str:
+  return f'{_plural(group.images, "image")}, {_plural(group.pairs, "pair")}'
+
+
+def _plural(count: int, word: str) -> str:
+  return f'{count:,} {word}{"s" * (count != 1)}'
+
+
+def _columns(group: Group) -> list[str]:
+  return [name for name in PAIR_METRICS
+          if any(name in metrics for metrics in group.metrics.values())]
+
+
+def _pair_table(group: Group) -> list[str]:
+  names = _columns(group)
+  rows = [[system, *(_mean(metrics.get(name), name) for name in names)]
+          for system, metrics in group.metrics.items()]
+  rows += [[title, *(_mean(metrics.get(name), name, '+') for name in names)]
+           for title, metrics in group.differences.items()]
+  return _table(['', *map(_title, names)], rows)
+
+
+def _band_table(record: Record) -> list[str]:
+  names = _columns(next(iter(record.bands.values())))
+  rows = [[band, f'{group.pairs:,} of {_plural(group.images, "image")}', system,
+           *(_mean(metrics.get(name), name) for name in names)]
+          for band, group in record.bands.items() for system, metrics in group.metrics.items()]
+  return _table(['Hole', 'Pairs', '', *map(_title, names)], rows)
+
+
+def _title(name: str) -> str:
+  return f"{METRICS[name].title} {'↑' if METRICS[name].higher_is_better else '↓'}"
+
+
+def _mean(summary: Summary | None, name: str, sign: str = '') -> str:
+  if summary is None:
+    return ''
   if not summary.n:
-    return 'undefined'
+    return 'infinite' if summary.infinite else 'undefined'
+  form = sign + METRICS[name].form
+  if summary.n == 1:
+    return f'{summary.mean:{form}} (one image)'
   return f'{summary.mean:{form}} [{summary.low:{form}}, {summary.high:{form}}]'
 
 
-def write_markdown(report: Report, path: str) -> None:
-  """Writes the table."""
-  _write(path, markdown(report) + '\n')
+def _left_out(group: Group) -> list[str]:
+  return [f'\n{system}, {METRICS[name].title}: {s.infinite} infinite and {s.undefined} undefined '
+          'pairs left out.'
+          for system, metrics in group.metrics.items()
+          for name, s in metrics.items() if s.infinite or s.undefined]
 
 
-def _write(path: str, content: str) -> None:
-  """Writes beside and renames, so that no reader sees half a file."""
-  with open(path + '.part', 'w', encoding='utf-8') as file:
-    file.write(content)
-  os.replace(path + '.part', path)
+def _distance_table(group: Group) -> list[str]:
+  """Rows of metrics and systems; their remarks, many of them alike, numbered below."""
+  remarks: dict[str, int] = {}
+  rows = []
+  for name, metric in METRICS.items():
+    for system, metrics in group.distances.items():
+      if (distance := metrics.get(name)) is not None:
+        number = remarks.setdefault(distance.note, len(remarks) + 1) if distance.note else ''
+        rows.append([_title(name), system, distance_value(distance, metric.form),
+                     distance_ceiling(distance, metric.form),
+                     f'{distance.n_real:,} / {distance.n_fake:,}', f'{distance.dimension:,}',
+                     f'{number}'])
+  head = ['', 'System', 'Value', 'Real against real', 'n real / results', 'Features', 'Remark']
+  return _table(head, rows) + ['', *(f'{number}. {text}' for text, number in remarks.items())]
+
+
+def distance_value(distance: Distance, form: str) -> str:
+  """The value with its interval; words where it cannot be measured."""
+  if distance.value is None or not math.isfinite(distance.value):
+    return 'not measurable'
+  if distance.low is None or distance.high is None:
+    return f'{distance.value:{form}}'
+  return f'{distance.value:{form}} [{distance.low:{form}}, {distance.high:{form}}]'
+
+
+def distance_ceiling(distance: Distance, form: str) -> str:
+  """What real images score against other real images, and at how many pairs."""
+  if distance.ceiling is None:
+    return ''
+  text = f'{distance.ceiling:{form}} (n = {distance.ceiling_n:,}'
+  if distance.at_ceiling_n is not None:
+    value = f'{distance.at_ceiling_n:{form}}' if distance.at_ceiling_n else 'none'
+    text += f'; results at that n: {value}'
+  return text + ')'
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+  return [_row(head), '|---' * len(head) + '|', *(_row(row) for row in rows)]
+
+
+def _row(cells: list[str]) -> str:
+  # Names of folders and files come from users.
+  return '| ' + ' | '.join(cell.replace('|', '\\|').replace('\n', ' ') for cell in cells) + ' |'
+
+
+def write(record: Record, folder: str) -> None:
+  """Writes metrics.md.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  with new_files.new_file(os.path.join(folder, 'metrics.md')) as file:
+    file.write((markdown(record) + '\n').encode())

@@ -155,6 +155,23 @@ def newest_step(path: str) -> str | None:
   return None
 
 
+def complete_steps(path: str) -> dict[int, str]:
+  """The complete step directories of a workdir or checkpoints folder, in ascending order."""
+  folder = _steps_folder(path)
+  steps = {step: os.path.join(folder, str(step)) for step in step_numbers(folder)}
+  return {step: found for step, found in steps.items() if is_complete(found)}
+
+
+def is_last(step: str) -> bool:
+  """Whether a step directory is the last of its run, or of a model that is not trained on."""
+  meta = read_meta(step)
+  train = (meta.get('config') or {}).get('train')
+  if not train:
+    return True
+  steps = max(1, round(train['total_kimg'] * 1000 / train['batch_size']))
+  return meta['images_seen'] >= steps * train['batch_size']
+
+
 def best_step(path: str) -> str | None:
   """The step directory of a run that its metric says is the best, or None.
 
@@ -167,9 +184,7 @@ def best_step(path: str) -> str | None:
   Returns:
     The step directory, None if no step has the metric.
   """
-  folder = _steps_folder(path)
-  steps = [os.path.join(folder, str(step)) for step in step_numbers(folder)]
-  metas = {step: read_meta(step) for step in steps if is_complete(step)}
+  metas = {step: read_meta(step) for step in complete_steps(path).values()}
   criterion = metas[max(metas, key=_number)].get('best') if metas else None
   if not criterion:
     return None

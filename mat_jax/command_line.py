@@ -58,8 +58,13 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   sys.unraisablehook = _unraisable
   # Of Orbax too, when a write fails while others have not begun.
   warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
-  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+  exit_on_sigterm()
   app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
+
+
+def exit_on_sigterm() -> None:
+  """Lets SIGTERM end the program as an exception does, so that nothing half-written stays."""
+  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _unraisable(found: 'sys.UnraisableHookArgs') -> None:

@@ -8,7 +8,9 @@ from PIL import Image
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
-  """[-1, 1] -> uint8, rounded."""
+  """[-1, 1] -> uint8, rounded; uint8 stays as it is."""
+  if x.dtype == np.uint8:
+    return x
   return np.clip(np.rint((np.asarray(x, np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
@@ -16,7 +18,7 @@ def grid(columns: Sequence[np.ndarray]) -> np.ndarray:
   """One row per example, one column per array.
 
   Args:
-    columns: arrays [N, H, W, 3] in [-1, 1].
+    columns: arrays [N, H, W, 3], uint8 or in [-1, 1].
 
   Returns:
     uint8 [N * (H + gap) - gap, columns * (W + gap) - gap, 3], white gaps.

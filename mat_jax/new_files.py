@@ -62,6 +62,38 @@ def new_directory(path: str) -> Iterator[str]:
       shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def replaced_directory(path: str) -> Iterator[str]:
+  """Fills a folder beside its place and then puts it there instead of an old one.
+
+  Args:
+    path: the folder; one that exists is removed when the new one is complete.
+
+  Yields:
+    The folder to fill.
+
+  Raises:
+    UserError: it cannot be written. The old one stays then.
+  """
+  with _writing(path):
+    target = os.path.realpath(path)
+    partial, old = _partial_name(target), f'{target}.old-{os.getpid()}'
+    try:
+      os.makedirs(partial)
+      yield partial
+      if os.path.isdir(target):
+        os.rename(target, old)
+      try:
+        os.rename(partial, target)
+      except OSError:
+        if os.path.isdir(old):
+          os.rename(old, target)
+        raise
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+      shutil.rmtree(old, ignore_errors=True)
+
+
 def _partial_name(path: str) -> str:
   return f'{path}.partial-{os.getpid()}'
 

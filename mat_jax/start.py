@@ -26,7 +26,9 @@ from mat_jax.phases import Networks
 from mat_jax.resume import check_resume, parse_accepted
 from mat_jax.train_state import TrainState
 
-_METRICS = ('psnr', 'ssim', 'l1', 'psnr_hole', 'ssim_hole', 'l1_hole')  # of a validation
+# Of a validation, and whether more is better.
+_METRICS = {'psnr': True, 'ssim': True, 'l1': False, 'lpips_alex': False, 'psnr_hole': True,
+            'ssim_hole': True, 'l1_hole': False}
 
 
 def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
@@ -50,7 +52,7 @@ def best_from_config(train: ml_collections.ConfigDict) -> Best:
   if train.best_metric not in _METRICS:
     raise UserError(f'train.best_metric is {train.best_metric!r}; choose among '
                     f'{", ".join(_METRICS)}')
-  return Best(f'validation/{train.best_metric}', not train.best_metric.startswith('l1'))
+  return Best(f'validation/{train.best_metric}', _METRICS[train.best_metric])
 
 
 def open_checkpoints(config: ml_collections.ConfigDict, workdir: str,

@@ -33,8 +33,9 @@ def train(config, count=2):
   return list(itertools.islice(stream, count))
 
 
-def evaluate(config, split='test'):
-  stream, count = from_config.evaluation_stream(config, split, 0, 1)
+def evaluate(config, split='test', mask_set='large'):
+  portraits, masks = from_config.open_evaluation(config, split, mask_set)
+  stream, count = from_config.evaluation_stream(config, portraits, masks, 0, 1)
   batches = list(stream)
   assert len(batches) == count
   return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

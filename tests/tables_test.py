@@ -1,38 +1,70 @@
-import json
-
-import numpy as np
+import math
 
 from eval import tables
+from eval.record import Distance
+from eval.statistics import Summary
+from tests.record_test import make
 
 
-def _report(values):
-  return tables.Report(step=7, kimg=0.5, split='test', masks='large random', masks_per_image=2,
-                       unreadable=0,
-                       summaries={'MAT': {'psnr': tables.summarize(values)}})
+def lines_with(text, words):
+  return [line for line in text.splitlines() if words in line]
 
 
-def test_masks_are_averaged_before_images_are_resampled():
-  values = np.array([[1.0, 3.0], [10.0, 14.0], [2.0, 4.0]])
-  summary = tables.summarize(values)
-  assert summary.n == 3
-  np.testing.assert_allclose(summary.mean, np.mean([2.0, 12.0, 3.0]))
-  assert 2.0 <= summary.low <= summary.mean <= summary.high <= 12.0
+def test_every_number_has_its_interval_and_count():
+  text = tables.markdown(make())
+  assert 'Step 4 (0.0 kimg), split test, 2 masks per image.' in text
+  assert '## Large masks: 5 images, 10 pairs' in text
+  row, _ = lines_with(text, '| MAT | 20.50')  # of the masks and of a band
+  assert '20.50 [19.00, 22.00]' in row and 'undefined' in row
+  (row,) = lines_with(text, '| MAT - mean colour')
+  assert '+20.50 [+19.00, +22.00]' in row
+  (row,) = lines_with(text, '| FID ↓ | MAT')
+  assert '3.50 [3.00, 4.00]' in row and '5 / 10 | 2,048 | 1 |' in row and '1. few images' in text
+  assert lines_with(text, '| 0-20 % | 10 of 5 images | MAT')
+  assert '> No metrics with x.' in text
+  assert 'MAT, PSNR, dB: 1 infinite and 2 undefined pairs left out.' in text
 
 
-def test_infinite_and_undefined_pairs_are_left_out_and_told():
-  values = np.array([[1.0, np.inf], [np.nan, 5.0], [np.nan, np.nan]])
-  summary = tables.summarize(values)
-  assert (summary.n, summary.infinite, summary.undefined) == (2, 1, 3)
-  np.testing.assert_allclose(summary.mean, 3.0)
-  text = tables.markdown(_report(values))
-  assert '1 infinite and 3 undefined' in text and 'PSNR' in text
+def test_what_cannot_be_measured_is_said_in_words():
+  text = tables.markdown(make())
+  (row,) = lines_with(text, '| P-IDS ↑ | MAT')
+  assert 'not measurable' in row and '| 2 |' in row and ' 0 ' not in row
+  assert '2. too few' in text.splitlines()
+
+
+def test_kernel_distance_comes_before_frechet():
+  record = make()
+  distances = record.mask_sets['large'].distances['MAT']
+  distances['kid'] = Distance(0.01, 0.0, 0.02, 5, 10, 2048)
+  text = tables.markdown(record)
+  assert text.index('| KID ↓ |') < text.index('| FID ↓ |')
+
+
+def test_ceilings():
+  distance = Distance(0.05, 0.04, 0.06, 3000, 3000, 2048, 0.23, 3000)
+  assert tables.distance_ceiling(distance, '.4f') == '0.2300 (n = 3,000)'
+  smaller = distance._replace(ceiling_n=2500, at_ceiling_n=0.03)
+  assert tables.distance_ceiling(smaller, '.4f') == (
+      '0.2300 (n = 2,500; results at that n: 0.0300)')
+  assert tables.distance_ceiling(smaller._replace(at_ceiling_n=0.0), '.4f') == (
+      '0.2300 (n = 2,500; results at that n: none)')
+  assert tables.distance_ceiling(distance._replace(ceiling=None), '.4f') == ''
+  assert tables.distance_value(distance._replace(value=math.nan), '.4f') == 'not measurable'
+
+
+def test_one_image_has_no_interval():
+  record = make()
+  record.mask_sets['large'].metrics['MAT']['psnr'] = Summary(20.5, 20.5, 20.5, 1, 0, 0)
+  assert '20.50 (one image)' in tables.markdown(record)
+
+
+def test_names_of_users_do_not_break_the_table():
+  group = make().mask_sets['large']
+  group = group._replace(metrics={'a|b\nc': group.metrics['MAT']}, differences={}, distances={})
+  text = tables.markdown(make(mask_sets={'large': group}, bands={}))
+  assert '| a\\|b c | 20.50' in text
 
 
 def test_files(tmp_path):
-  report = _report(np.full((2, 2), np.inf))
-  tables.write_json(report, str(tmp_path / 'metrics.json'))
-  tables.write_markdown(report, str(tmp_path / 'metrics.md'))
-  content = json.loads((tmp_path / 'metrics.json').read_text())
-  assert content['step'] == 7 and content['summaries']['MAT']['psnr']['mean'] is None
-  assert 'undefined' in (tmp_path / 'metrics.md').read_text()
-  assert sorted(path.name for path in tmp_path.iterdir()) == ['metrics.json', 'metrics.md']
+  tables.write(make(), str(tmp_path))
+  assert (tmp_path / 'metrics.md').read_text() == tables.markdown(make()) + '\n'

@@ -1,0 +1,177 @@
+"""Completes the pairs of image and mask of a split and measures the results.
+
+Beside MAT, the simplest rival is measured: the hole filled with the mean colour of the
+kept pixels.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import tqdm
+
+from eval import batching, image_metrics, measuring
+from eval.measuring import Models
+from eval.pairs import Pairs
+from input_pipeline import from_config
+from input_pipeline.portraits import Portraits
+from mat_jax import inference, sharding
+from mat_jax.generator import Generator
+
+MODEL, MEAN_COLOUR = 'MAT', 'mean colour'
+
+Arrays = dict[str, np.ndarray]
+
+
+class Completed(NamedTuple):
+  """What completing a split with one set of masks gives.
+
+  Attributes:
+    pairs: metrics of MAT and of the mean colour.
+    features: {system: {network: float32 [n, d]}}, in the order of the pairs.
+    unreadable: images of the split that could not be read and are left out.
+  """
+
+  pairs: Pairs
+  features: dict[str, Arrays]
+  unreadable: int
+
+
+# Called with every batch of pairs: 'image_index', 'mask_index' [n], and uint8 pictures
+# 'original', 'result', 'stage1', 'mean colour' [n, H, W, 3] and 'mask' [n, H, W, 1].
+Look = Callable[[Arrays], None]
+
+
+def mean_colour_fill(image: jax.Array, mask: jax.Array) -> jax.Array:
+  """Fills the hole with the mean colour of the kept pixels, gray without any.
+
+  Args:
+    image: [N, H, W, 3] in [-1, 1].
+    mask: [N, H, W, 1].
+
+  Returns:
+    [N, H, W, 3].
+  """
+  kept = jnp.maximum(jnp.sum(mask, axis=(1, 2), keepdims=True), 1.0)
+  mean = jnp.sum(image * mask, axis=(1, 2), keepdims=True) / kept
+  return image * mask + mean * (1.0 - mask)
+
+
+@functools.lru_cache(maxsize=4)
+def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Callable[..., Any]:
+  """Completes a batch on the devices and measures; results are replicated."""
+  def step(variables: Any, models: Models, batch: dict[str, jax.Array]) -> dict[str, Any]:
+    image, mask = batch['image'], batch['mask']
+    result, stage1 = inference.complete(
+        generator, variables, image, mask, batch['seed'], truncation_psi)
+    original, result, stage1, filled = (
+        image_metrics.to_uint8(x) for x in (image, result, stage1, mean_colour_fill(image, mask)))
+    found = measuring.measure(
+        models, original, {MODEL: result, MEAN_COLOUR: filled}, 1.0 - mask)
+    numbers = {name: batch[name] for name in ('image_index', 'mask_index', 'valid')}
+    pictures = {'original': original, 'result': result, 'stage1': stage1, MEAN_COLOUR: filled,
+                'mask': (mask * 255).astype(jnp.uint8)}
+    return found | {'pictures': numbers | pictures,
+                    'hole_ratio': jnp.mean(1.0 - mask, axis=(1, 2, 3))}
+
+  return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+def complete_split(
+    generator: Generator, variables: Any, config: ml_collections.ConfigDict, split: str,
+    mask_set: str, models: Models, look: Look | None = None,
+    should_stop: Callable[[], bool] = lambda: False) -> Completed | None:
+  """Completes every image of a split with each of its masks, and measures.
+
+  Args:
+    generator: module.
+    variables: its params and buffers.
+    config: see `configs/base.py`; uses `data`, `eval` and `data_dir`.
+    split: part of the images.
+    mask_set: of `from_config.mask_sets`.
+    models: networks to compare with.
+    look: gets to see every batch; see `Look`.
+    should_stop: asked before every batch.
+
+  Returns:
+    Metrics and features of all pairs. None if it had to stop.
+
+  Raises:
+    UserError: nothing to read, or too much of it unreadable.
+  """
+  mesh = sharding.make_mesh()
+  sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
+  variables, models = jax.device_put((variables, models), sharding.replicated(mesh))
+  step = batching.FittingBatches(functools.partial(
+      _make_step(generator, mesh, config.eval.truncation_psi), variables, models), mesh)
+  portraits, masks = from_config.open_evaluation(config, split, mask_set)
+  stream, count = from_config.evaluation_stream(
+      config, portraits, masks, jax.process_index(), jax.process_count())
+  parts = []
+  for batch in tqdm.tqdm(stream, total=count, unit='batch', desc=f'evaluating ({mask_set} masks)',
+                         disable=None):
+    if should_stop():
+      return None
+    out = _valid_rows(step(batch | {'seed': _seeds(batch, config.eval)}))
+    pictures = out.pop('pictures')
+    if look:
+      look(pictures)
+    parts.append(out | {name: pictures[name] for name in ('image_index', 'mask_index')})
+  table = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+  return _completed(table, portraits, mask_set)
+
+
+def _valid_rows(out: dict[str, Any]) -> dict[str, Any]:
+  """Without what filled up the last batch, and without unreadable images."""
+  valid = out['pictures'].pop('valid')
+  return out if valid.all() else jax.tree.map(lambda x: x[valid], out)
+
+
+def _completed(table: dict[str, Any], portraits: Portraits, mask_set: str) -> Completed:
+  index = table['image_index']
+  pairs = Pairs(
+      masks=np.full(len(index), mask_set), image_index=index,
+      image=np.array(portraits.stems())[index], mask=table['mask_index'],
+      hole_ratio=table['hole_ratio'].astype(np.float64), metrics=table['metrics'])
+  return Completed(pairs, table['features'], len(portraits) - len(np.unique(index)))
+
+
+def _seeds(batch: Arrays, options: ml_collections.ConfigDict) -> np.ndarray:
+  """A latent seed for every pair of image and mask, whatever the batches."""
+  pair = batch['image_index'].astype(np.int64) * options.masks_per_image + batch['mask_index']
+  return ((options.seed * 0x9E3779B1 + pair) % 2**32).astype(np.uint32)
+
+
+def features_of(config: ml_collections.ConfigDict, portraits: Portraits, models: Models,
+                title: str, should_stop: Callable[[], bool] = lambda: False
+                ) -> tuple[np.ndarray, Arrays] | None:
+  """Features of images as they are.
+
+  Args:
+    config: see `configs/base.py`.
+    portraits: images.
+    models: whose features.
+    title: for the progress bar.
+    should_stop: asked before every batch.
+
+  Returns:
+    int [N], the numbers of the images that can be read, and {network: float32 [N, d]}.
+    None if it had to stop.
+  """
+  compute = measuring.feature_batches(models, sharding.make_mesh())
+  stream, count = from_config.image_stream(
+      config, portraits, jax.process_index(), jax.process_count())
+  parts = []
+  for batch in tqdm.tqdm(stream, total=count, unit='batch', desc=title, disable=None):
+    if should_stop():
+      return None
+    out = compute({'image': batch['image'], 'index': batch['image_index'],
+                   'valid': batch['valid']})
+    parts.append(jax.tree.map(lambda x: x[out['valid']], out))  # noqa: B023
+  table = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+  return table['index'], table['features']

@@ -1,0 +1,155 @@
+"""What the evaluation of a checkpoint computes."""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+from absl import logging
+import ml_collections
+import numpy as np
+
+from eval import assemble, completion, distances, features, measuring
+from eval.completion import MEAN_COLOUR, MODEL, Arrays, Completed
+from eval.measuring import Models
+from eval.pairs import Pairs, join, match
+from eval.pictures import Album
+from eval.record import Distance, Record
+from input_pipeline import from_config
+from input_pipeline.stream import is_too_many
+from mat_jax import settings as settings_lib
+from mat_jax.checkpoint import EmaCheckpoint, fit_model
+from mat_jax.errors import UserError
+
+BASELINE = 'baseline'
+_WEIGHTS = ('inception', 'dinov2', 'clip')  # networks with a field for a file of weights
+
+
+class Result(NamedTuple):
+  """What is written of an evaluation.
+
+  Attributes:
+    record: means, differences and distances.
+    pairs: metrics of all pairs.
+  """
+
+  record: Record
+  pairs: Pairs
+
+
+class Evaluator:
+  """Evaluates checkpoints alike; what does not depend on them is computed once.
+
+  Attributes:
+    config: see `configs/base.py`.
+    settings: what decides the numbers, as JSON values.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    """Tries to open the images and masks, and reads the weights of the feature networks.
+
+    Raises:
+      UserError: nothing to read, missing weights, or a wrong field.
+    """
+    options = config.eval
+    for mask_set in from_config.mask_sets(options):
+      from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
+    self.config, self.settings = config, settings_of(config)
+    networks, self._notes = features.load(
+        options.features, {name: options[f'{name}_weights'] for name in _WEIGHTS})
+    self._models = Models(measuring.load_lpips(options.lpips), networks)
+
+  def evaluate(self, checkpoint: EmaCheckpoint, title: str, album: Album,
+               baseline: Pairs | None) -> Result:
+    """Completes the split with every set of masks, and measures.
+
+    Args:
+      checkpoint: averaged generator.
+      title: of the record.
+      album: gets the pictures.
+      baseline: MAT's metrics in another evaluation of the same pairs, for comparison.
+
+    Raises:
+      UserError: another architecture, no images, a baseline of other images.
+    """
+    config = self.config
+    if baseline is not None:
+      self._check_baseline(baseline)
+    model = fit_model(config.model, checkpoint.model, checkpoint.path)
+    generator = settings_lib.generator_from_config(model)
+    completed = {}
+    for mask_set in from_config.mask_sets(config.eval):
+      completed[mask_set] = completion.complete_split(
+          generator, checkpoint.variables, config, config.eval.split, mask_set, self._models,
+          functools.partial(album.look, mask_set))
+    pairs = join([part.pairs for part in completed.values()])
+    comparisons = [(MODEL, MEAN_COLOUR)]
+    if baseline is not None:
+      pairs = _with_baseline(pairs, baseline)
+      comparisons.append((MODEL, BASELINE))
+    seed = config.eval.seed
+    return Result(Record(
+        title=title, step=checkpoint.step, kimg=checkpoint.images_seen / 1000,
+        split=config.eval.split, masks_per_image=config.eval.masks_per_image,
+        unreadable=max(part.unreadable for part in completed.values()), settings=self.settings,
+        mask_sets=assemble.by_mask_set(pairs, comparisons, self._distances(completed), seed),
+        bands=assemble.by_hole_ratio(pairs, comparisons, seed), notes=self._notes), pairs)
+
+  def _check_baseline(self, baseline: Pairs) -> None:
+    """Raises UserError unless the baseline has the images, but for some that are unreadable."""
+    stems = from_config.open_split(self.config, self.config.eval.split).stems()
+    missing = set(stems) - set(baseline.image.tolist())
+    if is_too_many(len(missing), len(stems)):
+      raise UserError(f'the baseline was evaluated on other images: it lacks {len(missing)} of '
+                      f'{len(stems)}, {min(missing)!r} for one; evaluate both on the same data')
+
+  def _distances(self, completed: Mapping[str, Completed]
+                 ) -> dict[str, dict[str, dict[str, Distance]]]:
+    """{set of masks: {system: {metric: Distance}}}."""
+    if not self._models.features:
+      return {}
+    logging.info('Computing distances between sets of images.')
+    return {mask_set: self._distances_of(part) for mask_set, part in completed.items()}
+
+  def _distances_of(self, part: Completed) -> dict[str, dict[str, Distance]]:
+    index, real = self._real_features
+    others = self._other_features
+    row = np.searchsorted(index, part.pairs.image_index)
+    return distances.of_systems(real, part.features, row, others, self.config.eval.seed)
+
+  @functools.cached_property
+  def _real_features(self) -> tuple[np.ndarray, Arrays]:
+    portraits = from_config.open_split(self.config, self.config.eval.split)
+    return completion.features_of(self.config, portraits, self._models, 'features of the originals')
+
+  @functools.cached_property
+  def _other_features(self) -> Arrays | None:
+    """Of as many other real images as there are pairs, for the ceiling of P-IDS and U-IDS."""
+    config = self.config
+    count = len(self._real_features[0]) * config.eval.masks_per_image
+    portraits = from_config.other_images(config, config.eval.split, count)
+    if portraits is None:
+      return None
+    return completion.features_of(config, portraits, self._models, 'features of other images')[1]
+
+
+def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What decides the numbers of an evaluation beside the checkpoint and the images."""
+  options = config.eval
+  return {
+      'resolution': config.model.resolution, 'crop': config.data.crop, 'genre': config.data.genre,
+      'split': options.split, 'split_seed': config.data.split_seed,
+      'masks': '+'.join(from_config.mask_sets(options)), 'mask_dir': options.mask_dir,
+      'mask_order': options.mask_order, 'hole_range': list(options.hole_range),
+      'masks_per_image': options.masks_per_image, 'seed': options.seed,
+      'truncation_psi': options.truncation_psi}
+
+
+def _with_baseline(pairs: Pairs, baseline: Pairs) -> Pairs:
+  """The pairs with the metrics of a baseline beside them, NaN where it has none."""
+  ours, theirs = match(pairs, baseline)
+  metrics = {}
+  for name, values in baseline.metrics[MODEL].items():
+    metrics[name] = np.full(len(pairs), np.nan)
+    metrics[name][ours] = values[theirs]
+  return dataclasses.replace(pairs, metrics=dict(pairs.metrics) | {BASELINE: metrics})

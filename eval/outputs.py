@@ -1,0 +1,78 @@
+"""What an evaluation writes: tables, rows, pictures and TensorBoard events."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+
+from clu import metric_writers
+import jax
+import ml_collections
+
+from eval import pairs, pictures, record, tables
+from eval.completion import MEAN_COLOUR, MODEL
+from eval.evaluator import Result
+from eval.pictures import Album
+from eval.record import Record
+from mat_jax import image_grid, new_files
+
+PICTURES = 'pictures'
+_SHOWN = 6
+
+
+@contextlib.contextmanager
+def writing(folder: str, options: ml_collections.ConfigDict) -> Iterator[Album]:
+  """Collects pictures; at the end those in the folder are replaced by the new ones.
+
+  Args:
+    folder: of the evaluation, made if need be.
+    options: `config.eval`.
+  """
+  if jax.process_index() or not options.save_pictures:
+    yield Album(None, 0, 0 if jax.process_index() else _SHOWN)
+    return
+  with new_files.replaced_directory(os.path.join(folder, PICTURES)) as target:
+    yield Album(target, options.save_pictures, _SHOWN)
+
+
+def write(result: Result, album: Album, folder: str) -> None:
+  """Writes all else, and prints the tables.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  if jax.process_index():
+    return
+  os.makedirs(folder, exist_ok=True)
+  record.write(result.record, folder)
+  tables.write(result.record, folder)
+  pairs.write_csv(result.pairs, os.path.join(folder, 'per_image.csv'))
+  picture = os.path.join(folder, 'comparison.png')
+  image_grid.write_png(picture, pictures.comparison(album.shown))
+  _write_events(result.record, album, folder)
+  print(tables.markdown(result.record))
+  print(f'\nmasked / mean colour / MAT / original: {picture}')
+
+
+def _write_events(found: Record, album: Album, folder: str) -> None:
+  writer = metric_writers.create_default_writer(folder, asynchronous=False)
+  writer.write_scalars(found.step, scalars(found))
+  writer.write_texts(found.step, {'eval/tables': tables.markdown(found)})
+  shown = album.shown
+  columns = [shown['original'], pictures.masked(shown), shown['stage1'], shown['result']]
+  writer.write_images(found.step, {
+      'eval/image_masked_stage1_result': image_grid.grid(columns)[None]})
+  writer.close()
+
+
+def scalars(found: Record) -> dict[str, float]:
+  """The numbers for TensorBoard, by tag; what could not be measured is left out."""
+  values = {}
+  for mask_set, group in found.mask_sets.items():
+    for system, suffix in ((MODEL, ''), (MEAN_COLOUR, '_mean_colour')):
+      tag = f'eval_{mask_set}{suffix}'
+      values |= {f'{tag}/{name}': summary.mean
+                 for name, summary in group.metrics[system].items() if summary.n}
+      values |= {f'{tag}/{name}': distance.value
+                 for name, distance in group.distances.get(system, {}).items()
+                 if distance.value is not None}
+  return values
