@@ -29,7 +29,7 @@ from eval import image_metrics, lpips
 
 _PAIRS = flags.DEFINE_integer('pairs', 1000, 'Pairs to compare.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Pairs at a time, of ours.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Pairs at a time, of ours.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Measurements.')
 
 _TORCH_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)

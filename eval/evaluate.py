@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from absl import logging
+import jax
 import ml_collections
 
 from eval import baseline, completion, measuring, outputs, record
@@ -83,6 +84,9 @@ def _follow(config: ml_collections.ConfigDict, source: str, folder: str) -> None
   """Evaluates every checkpoint that `folder` has no record of, until the run has ended."""
   if os.path.isdir(os.path.join(source, 'meta')):
     raise UserError(f'{source} is a single checkpoint; to follow a run give the workdir')
+  if jax.process_count() > 1:
+    raise UserError('eval.follow works on a single process; start it on one host, without '
+                    '--distributed')
   evaluator = Evaluator(config)  # mistakes show now, not when the first checkpoint is there
   while True:
     found = checkpoints.complete_steps(source)
