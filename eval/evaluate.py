@@ -67,7 +67,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
   if config.eval.follow:
     _follow(config, source, folder)
   else:
-    _evaluate_one(Evaluator(config), restore_ema(source), source, folder)
+    found = restore_ema(source)
+    _evaluate_one(Evaluator(config), found, source, folder)
 
 
 def _evaluate_one(evaluator: Evaluator, found: checkpoints.EmaCheckpoint, source: str,
