@@ -9,8 +9,6 @@ from eval import pairs, record
 from eval.pairs import Pairs
 from mat_jax.errors import UserError
 
-_EVAL = 'eval'
-
 
 def load(workdir: str, settings: Mapping[str, Any]) -> Pairs:
   """Reads the metrics of the pairs in another workdir's evaluation.
@@ -23,9 +21,9 @@ def load(workdir: str, settings: Mapping[str, Any]) -> Pairs:
   Raises:
     UserError: there is none, or it differs in a setting that decides the numbers.
   """
-  folder = os.path.join(workdir, _EVAL)
+  folder = os.path.join(workdir, record.FOLDER)
   check_settings(record.read_last(folder).settings, settings, workdir)
-  return pairs.read_csv(os.path.join(folder, 'per_image.csv'))
+  return pairs.read_csv(os.path.join(folder, pairs.FILE))
 
 
 def check_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any], workdir: str) -> None:

@@ -18,8 +18,6 @@ from mat_jax import checkpoint as checkpoints
 from mat_jax.checkpoint import restore_ema
 from mat_jax.errors import UserError
 
-FOLDER = 'eval'
-
 
 def make_validation(config: ml_collections.ConfigDict) -> Callable[
     [Any, Mapping[str, Any], Callable[[], bool]], dict[str, float] | None]:
@@ -63,7 +61,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
   Raises:
     UserError: no checkpoint, another architecture, no images, missing weights.
   """
-  source, folder = config.eval.checkpoint or workdir, os.path.join(workdir, FOLDER)
+  source, folder = config.eval.checkpoint or workdir, os.path.join(workdir, record.FOLDER)
   if config.eval.follow:
     _follow(config, source, folder)
   else:

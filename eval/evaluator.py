@@ -22,7 +22,6 @@ from mat_jax.checkpoint import EmaCheckpoint, fit_model
 from mat_jax.errors import UserError
 
 BASELINE = 'baseline'
-_WEIGHTS = ('inception', 'dinov2', 'clip')  # networks with a field for a file of weights
 
 
 class Result(NamedTuple):
@@ -56,7 +55,7 @@ class Evaluator:
       from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
     self.config, self.settings = config, settings_of(config)
     networks, self._notes = features.load(
-        options.features, {name: options[f'{name}_weights'] for name in _WEIGHTS})
+        options.features, {name: options[f'{name}_weights'] for name in features.WITH_FILES})
     self._models = Models(measuring.load_lpips(options.lpips), networks)
 
   def evaluate(self, checkpoint: EmaCheckpoint, title: str, album: Album,

@@ -22,6 +22,7 @@ from mat_jax.errors import UserError
 
 Params = Any
 AUTO = 'auto'
+WITH_FILES = ('inception', 'dinov2', 'clip')  # networks whose file of weights may be named
 MIN_SIDE = 16  # of VGG16's fifth block
 
 

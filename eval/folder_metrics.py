@@ -14,6 +14,7 @@ from eval.image_folders import Comparison, Example, Facts
 from eval.measuring import Models
 from eval.pairs import Pairs
 from input_pipeline import images
+from input_pipeline.ahead import in_order
 from mat_jax import sharding
 
 WITH_MASKS, WITHOUT_MASKS = 'files', 'none'
@@ -83,7 +84,7 @@ def _in_batches(compute: Callable[[Mapping[str, np.ndarray]], Any], load: Callab
   """
   batches = image_folders.batches_by_shape(shapes, batch_size)
   order = itertools.chain.from_iterable(batch.tolist() for batch in batches)
-  stream = image_folders.in_order(load, (items[position] for position in order))
+  stream = in_order(load, (items[position] for position in order))
   table = None
   for positions in tqdm.tqdm(batches, unit='batch', desc=title, disable=None):
     loaded = list(itertools.islice(stream, len(positions)))

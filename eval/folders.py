@@ -32,11 +32,10 @@ from eval.image_folders import Comparison, Facts
 from eval.measuring import Models
 from eval.pairs import Pairs
 from eval.record import Record
+from input_pipeline.ahead import in_order
 from input_pipeline.sources.folder import find_images
 from mat_jax import command_line
 from mat_jax.errors import UserError, exit_on_user_error
-
-_WEIGHTS = ('inception', 'dinov2', 'clip')  # networks with a flag for a file of weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _find_others(folder: str, real: Sequence[str]) -> list[str]:
 
 def _read(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
   """function(item) for all items, with a progress bar."""
-  return list(tqdm.tqdm(image_folders.in_order(function, items), total=len(items), desc=title,
+  return list(tqdm.tqdm(in_order(function, items), total=len(items), desc=title,
                         disable=None if items else True))
 
 
@@ -187,7 +186,7 @@ def write(found: Record, table: Pairs, folder: str) -> None:
   """
   record.write_json(found, folder)
   tables.write(found, folder)
-  pairs.write_csv(table, os.path.join(folder, 'per_image.csv'))
+  pairs.write_csv(table, os.path.join(folder, pairs.FILE))
 
 
 def _make_folder(path: str) -> None:
@@ -206,7 +205,7 @@ def main(argv: list[str]) -> None:
   if values.output:
     _make_folder(values.output)
   found, table = compare(Options(
-      weights={name: values[f'{name}_weights'].value for name in _WEIGHTS},
+      weights={name: values[f'{name}_weights'].value for name in features.WITH_FILES},
       **{field.name: values[field.name].value for field in dataclasses.fields(Options)
          if field.name != 'weights'}))
   try:
@@ -225,7 +224,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('features', features.AUTO, 'inception, vgg16, dinov2, clip, several joined '
                       "by commas, auto, or '' for no distances; see configs/base.py.")
   flags.DEFINE_string('lpips', 'alex+vgg', "alex, vgg, both joined by +, or ''.")
-  for name in _WEIGHTS:
+  for name in features.WITH_FILES:
     flags.DEFINE_string(f'{name}_weights', '', f'File of weights for {name} features.')
   flags.DEFINE_integer('batch_size', 16, 'Images of a batch, over all devices.', lower_bound=1)
   flags.DEFINE_integer('seed', 0, 'Seed of the bootstrap intervals.')

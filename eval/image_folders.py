@@ -4,14 +4,13 @@ A result is named as its real image, whatever the endings, or is one of several 
 named NAME_0, NAME_1 and so on.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent import futures
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import math
 import os
 import pathlib
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from input_pipeline.sources.folder import find_images
 from mat_jax.errors import UserError
 
 _LISTED = 3  # names in a message
-_AHEAD = 4  # images a thread that are read before they are asked for
-
-_In, _Out = TypeVar('_In'), TypeVar('_Out')
 
 
 class Example(NamedTuple):
@@ -182,23 +178,6 @@ def batches_by_shape(shapes: Sequence[tuple[int, int]], batch_size: int) -> list
     group += group[-1:] * (-len(group) % size)
     batches += list(np.array(group).reshape(-1, size))
   return batches
-
-
-def in_order(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-  """Yields function(item) for all items, computed by threads a little ahead."""
-  threads = os.cpu_count() or 1
-  with futures.ThreadPoolExecutor(threads) as pool:
-    waiting: deque[futures.Future[_Out]] = deque()
-    try:
-      for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > _AHEAD * threads:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for task in waiting:
-        task.cancel()
 
 
 def _size(array: np.ndarray) -> str:

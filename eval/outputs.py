@@ -8,14 +8,13 @@ from clu import metric_writers
 import jax
 import ml_collections
 
-from eval import pairs, pictures, record, tables
+from eval import pairs, picture_paths, pictures, record, tables
 from eval.completion import MEAN_COLOUR, MODEL
 from eval.evaluator import Result
 from eval.pictures import Album
 from eval.record import Record
 from mat_jax import image_grid, new_files
 
-PICTURES = 'pictures'
 _SHOWN = 6
 
 
@@ -30,7 +29,7 @@ def writing(folder: str, options: ml_collections.ConfigDict) -> Iterator[Album]:
   if jax.process_index() or not options.save_pictures:
     yield Album(None, 0, 0 if jax.process_index() else _SHOWN)
     return
-  with new_files.replaced_directory(os.path.join(folder, PICTURES)) as target:
+  with new_files.replaced_directory(os.path.join(folder, picture_paths.FOLDER)) as target:
     yield Album(target, options.save_pictures, _SHOWN)
 
 
@@ -45,7 +44,7 @@ def write(result: Result, album: Album, folder: str) -> None:
   os.makedirs(folder, exist_ok=True)
   record.write(result.record, folder)
   tables.write(result.record, folder)
-  pairs.write_csv(result.pairs, os.path.join(folder, 'per_image.csv'))
+  pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
   picture = os.path.join(folder, 'comparison.png')
   image_grid.write_png(picture, pictures.comparison(album.shown))
   _write_events(result.record, album, folder)

@@ -12,6 +12,8 @@ from eval.metric_names import PAIR_METRICS
 from mat_jax import new_files
 from mat_jax.errors import UserError
 
+FILE = 'per_image.csv'
+
 _KEYS = ('system', 'masks', 'image_index', 'image', 'mask', 'hole_ratio')
 
 

@@ -1,10 +1,12 @@
 """Where the pictures of an evaluation are.
 
-FOLDER/originals/IMAGE.png, FOLDER/MASKS/masks/IMAGE_MASK.png (black = hole) and
-FOLDER/MASKS/results/IMAGE_MASK.png, images and masks by number.
+eval/pictures/originals/IMAGE.png, eval/pictures/MASKS/masks/IMAGE_MASK.png (black = hole) and
+eval/pictures/MASKS/results/IMAGE_MASK.png, images and masks by number.
 """
 
 import os
+
+FOLDER = 'pictures'  # of the folder of an evaluation
 
 
 def original_path(folder: str, image_index: int) -> str:

@@ -14,6 +14,8 @@ from eval.statistics import Summary
 from mat_jax import new_files
 from mat_jax.errors import UserError
 
+FOLDER = 'eval'  # of a workdir, with all that evaluations write
+
 
 class Distance(NamedTuple):
   """A metric of two sets of images.

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval import assemble, baseline, pairs, record
+from eval import assemble, baseline, pairs, picture_paths, record
 from eval.metric_names import PAIR_METRICS
 from eval.pairs import Pairs
 from eval.record import Group, Record
 from mat_jax.errors import UserError
 
-FOLDER = 'eval'
 PROPOSED, BASELINE = 'proposed', 'baseline'
 _VALIDATION = 'validation/'
 # Sets of masks become parts of paths, which a table from elsewhere must not choose.
@@ -64,7 +63,7 @@ class Evaluation(NamedTuple):
   @property
   def pictures(self) -> str:
     """The folder of the pairs' pictures, which may be missing."""
-    return os.path.join(self.workdir, FOLDER, 'pictures')
+    return os.path.join(self.workdir, record.FOLDER, picture_paths.FOLDER)
 
 
 def load(workdir: str) -> Evaluation:
@@ -80,8 +79,8 @@ def load(workdir: str) -> Evaluation:
   Raises:
     UserError: a file is missing or something else.
   """
-  folder = os.path.join(workdir, FOLDER)
-  last, table = record.read_last(folder), os.path.join(folder, 'per_image.csv')
+  folder = os.path.join(workdir, record.FOLDER)
+  last, table = record.read_last(folder), os.path.join(folder, pairs.FILE)
   records = record.read_all(folder)
   comparable = [one for one in records if one.settings == last.settings]
   newest = {one.kimg: one for one in [*comparable, last] if one.kimg is not None}

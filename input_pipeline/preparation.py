@@ -4,25 +4,21 @@ Nothing here knows TFDS or Beam; `wikiart_portraits` writes the results.
 """
 
 import bisect
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 import dataclasses
 import hashlib
 import io
-import os
 from typing import Any
 
 from PIL import Image
 
 from input_pipeline import images
+from input_pipeline.ahead import in_order
 from input_pipeline.portraits import SPLITS, Portraits, draw_splits
 from mat_jax.errors import UserError
 
 # A picture longer than that is no portrait, and its resized form might not fit memory.
 _MAX_ASPECT_RATIO = 16
-# Images that may wait for the one before them, per thread.
-_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,20 +97,10 @@ def _resize(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def prepare_images(portraits: Portraits, resolution: int, quality: int) -> Iterator[Prepared]:
-  """Yields all images of a collection after preparation, in order, on all cores."""
-  threads = os.cpu_count() or 1
-  with futures.ThreadPoolExecutor(threads) as pool:
-    waiting: deque[futures.Future[Prepared]] = deque()
-    try:
-      for position in range(len(portraits)):
-        waiting.append(pool.submit(prepare_image, portraits, position, resolution, quality))
-        if len(waiting) > _AHEAD * threads:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for task in waiting:
-        task.cancel()
+  """All images of a collection after preparation, in order, on all cores."""
+  return in_order(
+      lambda position: prepare_image(portraits, position, resolution, quality),
+      range(len(portraits)))
 
 
 def plan(prepared: Sequence[Prepared], split_seed: int) -> Plan:

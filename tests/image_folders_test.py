@@ -1,7 +1,6 @@
 """Folders of results matched with real images and masks, and the folders that do not fit."""
 
 import os
-import threading
 
 import numpy as np
 from PIL import Image
@@ -197,22 +196,3 @@ def test_batches_are_of_one_shape_and_length():
   shapes = [(8, 8), (9, 8), (8, 8), (8, 8), (8, 9), (9, 8), (8, 8), (8, 8)]
   batches = image_folders.batches_by_shape(shapes, 3)
   assert [batch.tolist() for batch in batches] == [[0, 2, 3], [6, 7, 7], [1, 5], [4]]
-
-
-def test_in_order():
-  assert list(image_folders.in_order(lambda x: x * x, range(100))) == [x * x for x in range(100)]
-
-
-def test_in_order_raises_and_stops():
-  seen, lock = [], threading.Lock()
-
-  def fail(x):
-    with lock:
-      seen.append(x)
-    if x == 3:
-      raise UserError('three')
-    return x
-
-  with pytest.raises(UserError, match='three'):
-    list(image_folders.in_order(fail, range(10_000)))
-  assert len(seen) < 1000
