@@ -26,8 +26,8 @@ class Compute:
       'sub_kernels' on the small map or as a 'dilated' convolution.
     downsample_conv: a k3 convolution of stride 2 as four convolutions over the
       input's 'phases' or as one 'strided' convolution.
-    weight_gradient: the kernel gradient of stride-1 convolutions as k*k
-      products of 'shifted_inputs' with the output gradient, or by 'xla'.
+    weight_gradient: the kernel gradient of stride-1 convolutions as products over
+      'strips' of rows, or by 'xla'.
     remat: blocks compute their activations again in the backward pass instead
       of keeping them (arXiv 1604.06174).
   """
@@ -36,7 +36,7 @@ class Compute:
   fir: Literal['shifted_adds', 'depthwise'] = 'shifted_adds'
   upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
   downsample_conv: Literal['phases', 'strided'] = 'strided'
-  weight_gradient: Literal['shifted_inputs', 'xla'] = 'xla'
+  weight_gradient: Literal['strips', 'xla'] = 'xla'
   remat: bool = False
 
   def block(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
@@ -71,7 +71,7 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
   """
   platform = platform or jax.default_backend()
   if platform == 'cpu':
-    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'shifted_inputs')
+    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips')
   if platform == 'tpu':
     return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla')
   return dataclasses.replace(PORTABLE, dtype=dtype)

@@ -4,18 +4,15 @@ All maps are NHWC, all kernels HWIO; convolutions are correlations. The FIR
 filter of MAT is outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.
 """
 
-from collections.abc import Sequence
-import functools
-
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from mat_jax import convolution
 from mat_jax.compute import PORTABLE, Compute
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def fir_filter() -> np.ndarray:
@@ -103,67 +100,6 @@ def upsample(x: jax.Array, compute: Compute = PORTABLE) -> jax.Array:
   return _upsample_axis(_upsample_axis(x, 1), 2) * (1.0 / 16.0)
 
 
-def _plain_conv(x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1,
-                dilation: int = 1) -> jax.Array:
-  return lax.conv_general_dilated(
-      x, kernel, (stride, stride), padding, lhs_dilation=(dilation, dilation),
-      dimension_numbers=_DIMENSIONS)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_by_shifts(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-  """Stride-1 convolution whose kernel gradient is k*k matrix products.
-
-  XLA's own kernel gradient on the CPU runs at a tenth of the speed of a matrix
-  product. The derivative is made of differentiable operations, so that R1 can
-  differentiate it again.
-  """
-  return _plain_conv(x, kernel, padding)
-
-
-def _conv_by_shifts_forward(x, kernel, padding):
-  return _conv_by_shifts(x, kernel, padding), (x, kernel)
-
-
-def _conv_by_shifts_backward(padding, residuals, gradient):
-  x, kernel = residuals
-  height, width = kernel.shape[:2]
-  _, rows, columns, _ = gradient.shape
-  flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  full = tuple((size - 1 - before, size - 1 - after)
-               for size, (before, after) in zip((height, width), padding, strict=True))
-  x_gradient = _conv_by_shifts(gradient, flipped, full)
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  products = [
-      jnp.tensordot(padded[:, i:i + rows, j:j + columns], gradient, ((0, 1, 2), (0, 1, 2)))
-      for i in range(height) for j in range(width)]
-  return x_gradient, jnp.stack(products).reshape(kernel.shape)
-
-
-_conv_by_shifts.defvjp(_conv_by_shifts_forward, _conv_by_shifts_backward)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, padding: Sequence[int] = (0, 0),
-             compute: Compute = PORTABLE) -> jax.Array:
-  """Stride-1 correlation.
-
-  Args:
-    x: [N, H, W, I].
-    kernel: [h, w, I, O].
-    padding: zeros on both sides of (height, width).
-    compute: chooses the form of the kernel gradient.
-
-  Returns:
-    [N, H + 2 padding - h + 1, ..., O].
-  """
-  if kernel.shape[:2] == (1, 1) and not any(padding):
-    return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
-  pads = tuple((p, p) for p in padding)
-  if compute.weight_gradient == 'shifted_inputs':
-    return _conv_by_shifts(x, kernel, pads)
-  return _plain_conv(x, kernel, pads)
-
-
 def _blur_dilated_axis(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
   """[1, 3, 3, 1] with padding (1, 1) on a map given by its even and odd entries.
 
@@ -185,7 +121,7 @@ def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, compute: Compute
   rows = []
   for row_taps, row_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)):
     even, odd = (
-        convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), compute)
+        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), compute)
         for column_taps, column_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)))
     rows.append(_blur_dilated_axis(even, odd, 2))
   return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
@@ -194,11 +130,11 @@ def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, compute: Compute
 def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
                    compute: Compute) -> jax.Array:
   if kernel.shape[0] == 1:
-    x = convolve(x, kernel, compute=compute)
+    x = convolution.convolve(x, kernel, compute=compute)
     return upsample(x, compute) if fir is None else upfirdn(x, fir, 2, 1, (2, 1), 4.0)
   if fir is None and compute.upsample_conv == 'sub_kernels':
     return _upsample_conv_sub_kernels(x, kernel, compute)
-  x = _plain_conv(x, kernel, ((2, 2), (2, 2)), dilation=2)
+  x = convolution.plain(x, kernel, ((2, 2), (2, 2)), dilation=2)
   if fir is None:
     return blur(x, (1, 1), compute=compute) * 4.0
   return upfirdn(x, fir, padding=(1, 1), gain=4.0)
@@ -207,7 +143,7 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
 def _strided_conv_phases(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
   """Stride-2 VALID k3 convolution as four convolutions over the input's phases."""
   return sum(
-      convolve(x[:, i::2, j::2], kernel[i::2, j::2], compute=compute)
+      convolution.convolve(x[:, i::2, j::2], kernel[i::2, j::2], compute=compute)
       for i in range(2) for j in range(2))
 
 
@@ -219,10 +155,10 @@ def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
   else:
     x = upfirdn(x, fir, down=down, padding=pad)
   if kernel.shape[0] == 1:
-    return convolve(x, kernel, compute=compute)
+    return convolution.convolve(x, kernel, compute=compute)
   if compute.downsample_conv == 'phases':
     return _strided_conv_phases(x, kernel, compute)
-  return _plain_conv(x, kernel, ((0, 0), (0, 0)), stride=2)
+  return convolution.plain(x, kernel, ((0, 0), (0, 0)), stride=2)
 
 
 def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
@@ -246,7 +182,7 @@ def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
   """
   size = kernel.shape[0]
   if (up, down) == (1, 1):
-    return convolve(x, kernel, (size // 2, size // 2), compute)
+    return convolution.convolve(x, kernel, (size // 2, size // 2), compute)
   if size not in (1, 3) or (up, down) not in ((2, 1), (1, 2)):
     raise ValueError(f'no resampling convolution for kernel {size}, up {up}, down {down}')
   if up == 2:

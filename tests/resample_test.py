@@ -12,7 +12,7 @@ from tests import reference
 FORMS = [
     Compute(jnp.float32, *forms) for forms in itertools.product(
         ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('phases', 'strided'),
-        ('shifted_inputs', 'xla'))]
+        ('strips', 'xla'))]
 
 
 def _inputs():
