@@ -74,15 +74,30 @@ def _bilinear(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
 
 
 def _bilinear_forward(x, kernel, padding):
-  return _bilinear(x, kernel, padding), (x, kernel)
+  # The map is kept for the kernel's gradient alone.
+  kept = x.value if kernel.perturbed else None
+  return _bilinear(x.value, kernel.value, padding), (kept, kernel.value)
 
 
 def _bilinear_backward(padding, residuals, gradient):
   x, kernel = residuals
-  return _transpose(gradient, kernel, padding), _kernel_gradient(x, gradient, padding)
+  if x is None:
+    return _transpose(gradient, kernel, padding), None
+  kernel_gradient = _kernel_gradient(x, gradient, padding)
+  return _transpose(gradient, _after(kernel_gradient, kernel), padding), kernel_gradient
 
 
-_bilinear.defvjp(_bilinear_forward, _bilinear_backward)
+_bilinear.defvjp(_bilinear_forward, _bilinear_backward, symbolic_zeros=True)
+
+
+def _after(first: jax.Array, x: jax.Array) -> jax.Array:
+  """`x`, but not before `first` has been computed.
+
+  XLA's scheduler on the CPU leaves kernel gradients to the end of a backward pass, so that
+  the maps that they need pile up until then, and it drops optimisation barriers. Nothing is
+  above infinity, which it does not know.
+  """
+  return jnp.where(first > jnp.inf, first, x)
 
 
 def _transpose(gradient: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:

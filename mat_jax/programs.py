@@ -27,7 +27,16 @@ def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
   return jax.jit(
       train_step.make_train_step(context, freeze_generator),
       in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
-      donate_argnums=0)
+      donate_argnums=0, compiler_options=_options(mesh))
+
+
+def _options(mesh: Mesh) -> dict[str, str]:
+  """Of XLA, for a step on these devices."""
+  if mesh.devices.flat[0].platform != 'cpu':
+    return {}
+  # The default order of operations looks for some that can run side by side, which a few
+  # cores have no use for, and keeps 1.5 times the maps.
+  return {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 
 
 @functools.lru_cache(maxsize=4)
