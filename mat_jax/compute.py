@@ -12,6 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+# The name of what a network keeps if it keeps products only.
+PRODUCT = 'product'
+
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
@@ -28,8 +31,11 @@ class Compute:
       input's 'phases' or as one 'strided' convolution.
     weight_gradient: the kernel gradient of stride-1 convolutions as products over
       'strips' of rows, or by 'xla'.
-    remat: blocks compute their activations again in the backward pass instead
-      of keeping them (arXiv 1604.06174).
+    keep: what a network keeps for its backward pass: 'all' that it needs, or the 'products',
+      the results of its convolutions, from which the rest is computed again: scaling, bias,
+      activation, filter, and attention, some per cent of the work, for half of the memory.
+    remat: every block computes its activations again in the backward pass instead of
+      keeping them (arXiv 1604.06174), products too.
   """
 
   dtype: Any = jnp.float32
@@ -37,7 +43,23 @@ class Compute:
   upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
   downsample_conv: Literal['phases', 'strided'] = 'strided'
   weight_gradient: Literal['strips', 'xla'] = 'xla'
+  keep: Literal['all', 'products'] = 'all'
   remat: bool = False
+
+  def network(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
+    """The class of a network, wrapped for `keep`.
+
+    Args:
+      module: its class.
+      static_argnums: arguments of `__call__` that are no arrays, counted without self.
+
+    Returns:
+      A class with the same parameters and results.
+    """
+    if self.keep == 'all' or self.remat:
+      return module
+    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    return nn.remat(module, policy=policy, static_argnums=tuple(i + 1 for i in static_argnums))
 
   def block(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
     """The class of a block, wrapped for `remat` if that is on.
@@ -71,7 +93,7 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
   """
   platform = platform or jax.default_backend()
   if platform == 'cpu':
-    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips')
+    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', 'products')
   if platform == 'tpu':
     return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla')
   return dataclasses.replace(PORTABLE, dtype=dtype)

@@ -7,7 +7,6 @@ import functools
 
 import jax
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from mat_jax.compute import PORTABLE, Compute
@@ -53,8 +52,8 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
   """
   pads = tuple((p, p) for p in padding)
   if compute.weight_gradient == 'strips':
-    return checkpoint_name(_bilinear(x, kernel, pads), 'convolution')
-  return checkpoint_name(_multiply(x, kernel, pads), 'convolution')
+    return _bilinear(x, kernel, pads)
+  return _multiply(x, kernel, pads)
 
 
 def _multiply(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:

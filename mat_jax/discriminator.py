@@ -119,8 +119,9 @@ class Discriminator(nn.Module):
     label_width = channels(4, self.width)
     outputs = label_width if self.label_dim else 1
     shared = (self.minibatch_std_shards, compute)
-    self.dis = Branch(self.resolution, self.width, 1, outputs, *shared)
-    self.dis_stage1 = Branch(self.resolution, self.width, 2, outputs, *shared)
+    branch = compute.network(Branch)
+    self.dis = branch(self.resolution, self.width, 1, outputs, *shared)
+    self.dis_stage1 = branch(self.resolution, self.width, 2, outputs, *shared)
     if self.label_dim:
       self.mapping = Mapping(label_width, label_dim=self.label_dim, compute=compute)
 

@@ -160,7 +160,8 @@ class Generator(nn.Module):
     compute = dataclasses.replace(self.compute or for_platform(), dtype=self.dtype)
     self.mapping = Mapping(num_ws=num_ws(self.resolution), num_layers=self.mapping_layers,
                            label_dim=self.label_dim, compute=compute)
-    self.synthesis = Synthesis(self.resolution, self.width, compute)
+    self.synthesis = compute.network(Synthesis, static_argnums=(3,))(
+        self.resolution, self.width, compute)
 
   def __call__(self, image: jax.Array, mask: jax.Array, z: jax.Array,
                labels: jax.Array | None = None, truncation_psi: float | jax.Array = 1.0,

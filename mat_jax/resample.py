@@ -6,11 +6,12 @@ filter of MAT is outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
 from mat_jax import convolution
-from mat_jax.compute import PORTABLE, Compute
+from mat_jax.compute import PORTABLE, PRODUCT, Compute
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -140,11 +141,41 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
   return upfirdn(x, fir, padding=(1, 1), gain=4.0)
 
 
+@jax.custom_vjp
+def _phases(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
+  """[N, H, W, C] -> even and odd rows, each as even and odd columns.
+
+  The gradient of a strided slice is a map of zeros and its sum with others; here the four
+  gradients are put side by side instead.
+  """
+  return tuple(tuple(x[:, i::2, j::2] for j in range(2)) for i in range(2))
+
+
+def _phases_forward(x):
+  return _phases(x), None
+
+
+def _phases_backward(_, gradients):
+  rows = [_merge(even, odd, 2) for even, odd in gradients]
+  return (_merge(*rows, 1),)
+
+
+_phases.defvjp(_phases_forward, _phases_backward)
+
+
+def _merge(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+  """Even and odd entries along an axis, of which `odd` may have one less, in their order."""
+  size = even.shape[axis] + odd.shape[axis]
+  pads = [(0, 0)] * odd.ndim
+  pads[axis] = (0, even.shape[axis] - odd.shape[axis])
+  return lax.slice_in_dim(_interleave(even, jnp.pad(odd, pads), axis), 0, size, axis=axis)
+
+
 def _strided_conv_phases(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
   """Stride-2 VALID k3 convolution as four convolutions over the input's phases."""
-  return sum(
-      convolution.convolve(x[:, i::2, j::2], kernel[i::2, j::2], compute=compute)
-      for i in range(2) for j in range(2))
+  phases = _phases(x)
+  return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], compute=compute)
+             for i in range(2) for j in range(2))
 
 
 def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
@@ -180,6 +211,11 @@ def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
   Raises:
     ValueError: for another combination of kernel size and resampling.
   """
+  return checkpoint_name(_resample_conv(x, kernel, up, down, fir, compute), PRODUCT)
+
+
+def _resample_conv(x: jax.Array, kernel: jax.Array, up: int, down: int, fir: np.ndarray | None,
+                   compute: Compute) -> jax.Array:
   size = kernel.shape[0]
   if (up, down) == (1, 1):
     return convolution.convolve(x, kernel, (size // 2, size // 2), compute)
