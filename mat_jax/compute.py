@@ -5,6 +5,7 @@ them), so the choice is made once, here, and handed down to every
 layer as one immutable value.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ class Compute:
       products of 'shifted_inputs' with the output gradient, or by 'xla'.
     remat: blocks compute their activations again in the backward pass instead
       of keeping them (arXiv 1604.06174).
+    normal: standard deviation -> initializer of what begins as a normal draw; see
+      `train_state.fresh_variables`, which makes all draws at once.
   """
 
   dtype: Any = jnp.float32
@@ -38,6 +41,7 @@ class Compute:
   downsample_conv: Literal['phases', 'strided'] = 'strided'
   weight_gradient: Literal['shifted_inputs', 'xla'] = 'xla'
   remat: bool = False
+  normal: Callable[[float], nn.initializers.Initializer] = nn.initializers.normal
 
   def block(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
     """The class of a block, wrapped for `remat` if that is on.
