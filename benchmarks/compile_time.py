@@ -19,7 +19,7 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -100,6 +100,7 @@ def _in_new_process(name: str, folder: str) -> dict[str, float]:
 @exit_on_user_error
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)
   if _MEASURE.value:
     compilation_cache.enable(_FOLDER.value)
     print(json.dumps(measure(make(_MEASURE.value, _config(_MEASURE.value)))))

@@ -20,7 +20,7 @@ import statistics
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,6 +204,7 @@ def _sizes(values: list[str], flag: str) -> list[int]:
 @exit_on_user_error
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)
   devices, dtype = jax.devices(), str(settings.compute_dtype(_DTYPE.value))
   sizes, completed = _sizes(_BATCH_SIZES.value, 'batch_sizes'), _sizes(_GENERATE.value, 'generate')
 

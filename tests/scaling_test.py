@@ -50,6 +50,12 @@ def test_a_fixed_batch_limits_the_chips():
   assert [scaling.most_chips(batch) for batch in (2, 32, 128)] == [1, 8, 32]
 
 
+def test_with_a_fixed_batch_the_share_of_the_network_grows():
+  rows = scaling.rows_of_batch(_WORKLOAD, 128, _CLUSTER)
+  assert [(found['chips'], found['batch']) for found in rows] == [(8, 128), (16, 128), (32, 128)]
+  assert rows[0]['efficiency'] > rows[1]['efficiency'] > rows[2]['efficiency']
+
+
 def test_the_table_has_a_line_for_every_row():
   lines = scaling.table([scaling.row(_WORKLOAD, chips, _CLUSTER) for chips in (8, 1024)])
   assert lines.splitlines()[-1].startswith('| 1,024 | 8,192 | 0.01')
