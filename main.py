@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from eval import evaluate
 from input_pipeline import pipeline
-from mat_jax import cluster, command_line, inpaint, train
+from mat_jax import cluster, command_line, compilation_cache, inpaint, train
 from mat_jax.errors import UserError, exit_on_user_error
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
@@ -34,6 +34,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
     'distributed', False, 'Joins one process on each host; TPU pods and SLURM need no more.')
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, elsewhere.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes, elsewhere.')
+_CACHE = flags.DEFINE_string(
+    'compilation_cache', None, "Folder of compiled programs, '' for none; by default "
+    "JAX_COMPILATION_CACHE_DIR, or mat-jax/programs in the user's cache folder.")
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which one this is, elsewhere.')
 
 
@@ -45,6 +48,7 @@ def main(argv: list[str]) -> None:
   if not os.path.isfile(path):
     raise UserError(f'the config file {path} does not exist; configs/ holds some to choose from')
   pipeline.hide_accelerators()
+  compilation_cache.enable(_CACHE.value)
   if _DISTRIBUTED.value:
     cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   logging.info('JAX %s on %s, process %d of %d.', jax.__version__,

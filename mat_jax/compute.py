@@ -5,6 +5,7 @@ them), so the choice is made once, here, and handed down to every
 layer as one immutable value.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class Compute:
       activation, filter, and attention, some per cent of the work, for half of the memory.
     remat: every block computes its activations again in the backward pass instead of
       keeping them (arXiv 1604.06174), products too.
+    normal: standard deviation -> initializer of what begins as a normal draw; see
+      `train_state.fresh_variables`, which makes all draws at once.
   """
 
   dtype: Any = jnp.float32
@@ -45,6 +48,7 @@ class Compute:
   weight_gradient: Literal['strips', 'xla'] = 'xla'
   keep: Literal['all', 'products'] = 'all'
   remat: bool = False
+  normal: Callable[[float], nn.initializers.Initializer] = nn.initializers.normal
 
   def network(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
     """The class of a network, wrapped for `keep`.

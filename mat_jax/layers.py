@@ -89,7 +89,7 @@ class FullyConnected(nn.Module):
     """[..., in] -> [..., features]."""
     dtype = self.compute.dtype
     kernel = self.param(
-        'kernel', nn.initializers.normal(1.0 / self.lr_multiplier), (x.shape[-1], self.features))
+        'kernel', self.compute.normal(1.0 / self.lr_multiplier), (x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
     kernel = kernel * (self.lr_multiplier / math.sqrt(x.shape[-1]))
     y = x.astype(dtype) @ kernel.astype(dtype) + (bias * self.lr_multiplier).astype(dtype)
@@ -124,7 +124,7 @@ class Conv2d(nn.Module):
     """[N, H, W, in] -> [N, H * up / down, W * up / down, features]."""
     dtype = self.compute.dtype
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', nn.initializers.normal(1.0), shape)
+    kernel = self.param('kernel', self.compute.normal(1.0), shape)
     kernel = (kernel / math.sqrt(math.prod(shape[:3]))).astype(dtype)
     y = resample.resample_conv(x.astype(dtype), kernel, self.up, self.down, compute=self.compute)
     if self.use_bias:
@@ -160,7 +160,7 @@ class ModulatedConv2d(nn.Module):
     dtype = self.compute.dtype
     scale = FullyConnected(x.shape[-1], bias_init=1.0, compute=self.compute, name='affine')(style)
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', nn.initializers.normal(1.0), shape)
+    kernel = self.param('kernel', self.compute.normal(1.0), shape)
     kernel = kernel / math.sqrt(math.prod(shape[:3]))
     y = resample.resample_conv(
         x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
@@ -211,7 +211,7 @@ class StyleConv(nn.Module):
     strength = self.param('noise_strength', nn.initializers.zeros, ())
     stored = self.variable(
         'buffers', 'noise_const',
-        lambda: jax.random.normal(self.make_rng('params'), (self.resolution,) * 2))
+        lambda: self.compute.normal(1.0)(self.make_rng('params'), (self.resolution,) * 2))
     if noise_mode == 'none':
       return y
     if noise_mode == 'const':

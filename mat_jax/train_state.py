@@ -1,19 +1,24 @@
 """Everything that training carries from one step to the next."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+import dataclasses
 from typing import Any
 
+from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mat_jax import totals as totals_lib
+from mat_jax.compute import for_platform
 from mat_jax.discriminator import Discriminator
 from mat_jax.generator import Generator
 from mat_jax.settings import Optimizer, Training
 
 Tree = Any
+_DRAWS = 2**20  # normal draws at a time
 LECAM_AVERAGES = ('real', 'fake', 'real_stage1', 'fake_stage1')
 
 
@@ -127,6 +132,36 @@ def make_optimizers(
           make_optimizer(options, options.discriminator_interval, settings.frozen_d_modules))
 
 
+def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tree:
+  """Variables as `module.init` makes them, cut from one series of normal draws.
+
+  `module.init` draws for each of hundreds of kernels, which takes half a minute to compile.
+
+  Args:
+    key: typed key.
+    module: network, or a part of one that has a field `compute`.
+    *inputs: of a pass.
+
+  Returns:
+    The variables; every element is a mean plus a standard deviation times a normal draw of
+    its own, with the means and deviations of `module.init`, not its values.
+  """
+  def variables(normal: Callable[[float], nn.initializers.Initializer]) -> Tree:
+    compute = dataclasses.replace(module.compute or for_platform(), normal=normal)
+    return module.clone(compute=compute).lazy_init(key, *inputs)
+
+  means, structure = jax.tree.flatten(variables(lambda deviation: nn.initializers.zeros))
+  maxima = jax.tree.leaves(variables(nn.initializers.constant))
+  ends = np.cumsum([mean.size for mean in means])
+  # In a loop, as XLA would compile a single draw once more for each of its parts.
+  keys = jax.random.split(key, -(-ends[-1] // _DRAWS))
+  draws = jax.lax.map(lambda key: jax.random.normal(key, (_DRAWS,)), keys).reshape(-1)
+  parts = jnp.split(draws[:ends[-1]], ends[:-1])
+  return structure.unflatten(
+      mean + (maximum - mean) * part.reshape(mean.shape)
+      for mean, maximum, part in zip(means, maxima, parts, strict=True))
+
+
 def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
            settings: Training) -> TrainState:
   """A fresh state.
@@ -143,8 +178,8 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
   g_key, d_key, run_key = jax.random.split(key, 3)
   side = generator.resolution
   image, mask, z = jnp.zeros((1, side, side, 3)), jnp.ones((1, side, side, 1)), jnp.zeros((1, 512))
-  g_variables = generator.init(g_key, image, mask, z)
-  d_params = discriminator.init(d_key, image, mask, image)['params']
+  g_variables = fresh_variables(g_key, generator, image, mask, z)
+  d_params = fresh_variables(d_key, discriminator, image, mask, image)['params']
   g_optimizer, d_optimizer = make_optimizers(settings)
   g_params, g_buffers = g_variables['params'], g_variables['buffers']
   return TrainState(

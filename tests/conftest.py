@@ -7,6 +7,10 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # save. XLA_FLAGS= in the environment tests with them.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
 
+# Not in the user's cache, but kept from one run of the tests to the next.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '.pytest_cache', 'programs'))
+
 # ruff: noqa: E402
 import jax
 import ml_collections

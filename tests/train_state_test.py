@@ -1,8 +1,14 @@
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from mat_jax import train_state
+from mat_jax.discriminator import Branch
+from mat_jax.layers import StyleConv
+from mat_jax.mapping import Mapping
 from mat_jax.settings import Optimizer
 
 
@@ -48,3 +54,46 @@ def test_non_finite_gradients_do_not_reach_the_parameters():
   gradients = np.array([[np.nan, np.inf, -np.inf]], np.float32)
   params = _run(train_state.make_optimizer(Optimizer(), 4), gradients, 1)
   np.testing.assert_allclose(params['enc'], [0.0, -8e-4, 8e-4], rtol=1e-4)
+
+
+@functools.cache
+def _fresh():
+  """Leaves by path of three modules whose initial values differ in kind."""
+  x, style, rng = jnp.zeros((1, 16, 16, 8)), jnp.zeros((1, 16)), jax.random.key(0)
+  modules = {'conv': (StyleConv(8, 16), x, style), 'mapping': (Mapping(16, 4, 2), style),
+             'branch': (Branch(64, 0.0625), jnp.zeros((1, 64, 64, 3)), jnp.ones((1, 64, 64, 1)))}
+
+  def create(key):
+    return {name: train_state.fresh_variables(key, *arguments)
+            for name, arguments in modules.items()}
+
+  expected = {name: jax.eval_shape(module.init, rng, *inputs)
+              for name, (module, *inputs) in modules.items()}
+  found = jax.device_get(jax.jit(create)(rng))
+  assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, expected)
+  return {jax.tree_util.keystr(path): leaf
+          for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def _deviation(path):
+  if path.endswith(("['kernel']", "['noise_const']")):
+    return 100.0 if path.startswith("['mapping']") else 1.0  # its learning rate is a hundredth
+  return 0.0
+
+
+def test_fresh_variables_have_the_distribution_of_their_layers():
+  for path, leaf in _fresh().items():
+    deviation = _deviation(path)
+    if deviation:
+      np.testing.assert_allclose(leaf.mean(), 0, atol=6 * deviation / np.sqrt(leaf.size))
+      np.testing.assert_allclose(leaf.std(), deviation, rtol=5 / np.sqrt(leaf.size))
+    else:
+      assert np.all(leaf == (1.0 if "['affine']['bias']" in path else 0.0)), path
+
+
+def test_no_draw_is_used_twice():
+  draws = [np.ravel(leaf / _deviation(path)) for path, leaf in _fresh().items()
+           if _deviation(path) and path.startswith("['branch']")]
+  draws = np.concatenate(draws)
+  # float32 draws have 2^23 values: a few coincide.
+  assert len(np.unique(draws)) > 0.95 * len(draws) > 1e4

@@ -1,0 +1,238 @@
+"""Training and inference on whatever devices JAX finds: a figure to report, with one command.
+
+  python -m benchmarks.device
+  python -m benchmarks.device --resolution=512 --dtype=bfloat16 --remat --batch_sizes=8,16
+
+The networks of configs/base.py train on synthetic images, all devices of the process sharing the
+batch, which is doubled until the memory or --seconds do not suffice. Steps with and without R1
+are timed apart, each to its end, after a first one; seconds per step are their medians in the
+proportion of training, 1 to 15. MFU is the operations that the mathematics needs
+(`benchmarks.analytic`) over what the devices could do in that time. Memory is the largest of a
+device so far, without statistics of the device that of the process. Then the generator alone
+completes images. The last line is JSON; higher images/s are better.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import json
+import os
+import resource
+import statistics
+import time
+from typing import Any
+
+from absl import app, flags, logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import abstract_step, analytic, device_peaks
+from mat_jax import settings, sharding
+from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.train_state import create
+
+Tree = Any
+Row = dict[str, Any]
+
+_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')
+_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier.')
+_DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float32, or auto: bfloat16 on a TPU.')
+_FORMULATIONS = flags.DEFINE_string('formulations', 'auto', 'See configs/base.py.')
+_REMAT = flags.DEFINE_bool('remat', False, 'Blocks compute their activations again.')
+_BATCH_SIZES = flags.DEFINE_list(
+    'batch_sizes', [], 'Global batches to train with; by default 4 per device, doubled.')
+_GENERATE = flags.DEFINE_list('generate', ['1', '8', '32'], 'Batches to complete; empty for none.')
+_STEPS = flags.DEFINE_integer('steps', 10, 'Most steps of each kind to time.')
+_SECONDS = flags.DEFINE_float('seconds', 600.0, 'After so many, no further batch is begun.')
+
+
+def doubled(smallest: int) -> Iterator[int]:
+  """The batch sizes of a sweep without an end."""
+  while True:
+    yield smallest
+    smallest *= 2
+
+
+def sweep(sizes: Iterable[int], measure: Callable[[int], Row], seconds: float) -> list[Row]:
+  """Measures one batch size after the other until the memory or the time is over.
+
+  Args:
+    sizes: ascending batch sizes.
+    measure: batch size -> figures; raises what JAX raises when the memory does not suffice.
+    seconds: a batch is not begun if, taking twice as long as its predecessor, it would end later.
+
+  Returns:
+    The figures; the last one is {'batch_size', 'ended'} if a size was not measured.
+  """
+  begun, last, rows = time.perf_counter(), 0.0, []
+  for size in sizes:
+    before = time.perf_counter()
+    if rows and before - begun + 2 * last > seconds:
+      return [*rows, {'batch_size': size, 'ended': 'out of time'}]
+    try:
+      row = {'batch_size': size} | measure(size)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+      if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      row = {'batch_size': size, 'ended': 'out of memory'}
+    print(' '.join(f'{name} {value}' for name, value in row.items()), flush=True)
+    rows.append(row)
+    if 'ended' in row:
+      break
+    last = time.perf_counter() - before
+  return rows
+
+
+def timed(function: Callable[[], Tree], count: int, seconds: float) -> list[float]:
+  """Seconds of up to `count` calls, at least one, each waited for; ends after `seconds`."""
+  found = []
+  while not found or (len(found) < count and sum(found) < seconds):
+    begun = time.perf_counter()
+    jax.block_until_ready(function())
+    found.append(time.perf_counter() - begun)
+  return found
+
+
+def compiled(program: abstract_step.Program) -> tuple[Callable[..., Tree], float]:
+  """The executable and the seconds that it took; MemoryError if it cannot fit a CPU's memory."""
+  begun = time.perf_counter()
+  function, arguments = program
+  made = function.lower(*arguments).compile()
+  if jax.default_backend() == 'cpu':
+    # A device says so itself; here the system would end the process.
+    sizes = made.memory_analysis()
+    needed = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
+    if needed > 0.9 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'):
+      raise MemoryError
+  return made, time.perf_counter() - begun
+
+
+def peak_memory() -> int:
+  """Bytes used at most so far, of the fullest device; of the process if devices do not say."""
+  used = [(device.memory_stats() or {}).get('peak_bytes_in_use') for device in jax.local_devices()]
+  if all(used):
+    return max(used)
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def filled(shapes: Tree) -> Tree:
+  """Arrays of small normal draws in place of shapes, where they are said to be."""
+  rng = np.random.default_rng(0)
+
+  def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    values = 0.1 * rng.standard_normal(shape.shape, np.float32)
+    return jax.device_put(values.astype(shape.dtype), shape.sharding)
+
+  return jax.tree.map(draw, shapes)
+
+
+def train(case: abstract_step.Case, state: Tree) -> Row:
+  """Times the training step.
+
+  Args:
+    case: what to train.
+    state: a fresh state, in the host's memory.
+
+  Returns:
+    Seconds and memory.
+  """
+  mesh = sharding.make_mesh()
+  made = abstract_step.make(case, mesh)
+  step, compile_seconds = compiled(made.step())
+  state = jax.device_put(state, sharding.replicated(mesh))
+  features, batch = filled(made.features), filled(made.batch)
+  batch['mask'] = (batch['mask'] > 0).astype(jnp.float32)
+
+  def run(number: int) -> Tree:
+    nonlocal state
+    where = jax.device_put(jnp.int32(number), sharding.replicated(mesh))
+    state, losses = step(state.replace(step=where), features, batch)
+    return state, losses
+
+  interval, budget = made.settings.r1_interval, _SECONDS.value / 4
+  (first,) = timed(lambda: run(0), 1, budget)
+  plain = statistics.median(timed(lambda: run(1), _STEPS.value, budget))
+  with_r1 = statistics.median(timed(lambda: run(0), _STEPS.value, budget))
+  seconds = plain + (with_r1 - plain) / interval
+  return {'images_per_second': round(case.batch_size / seconds, 3),
+          'seconds_per_kimg': round(1000 * seconds / case.batch_size, 2),
+          'step_seconds': round(seconds, 4), 'plain_step_seconds': round(plain, 4),
+          'r1_step_seconds': round(with_r1, 4), 'first_step_seconds': round(first, 2),
+          'compile_seconds': round(compile_seconds, 1),
+          'peak_memory_gb': round(peak_memory() / 1e9, 2)}
+
+
+def generate(case: abstract_step.Case) -> Row:
+  """Times inference on one device."""
+  made = abstract_step.make(case)
+  program = made.generator()
+  run, compile_seconds = compiled(program)
+  arguments = filled(program[1])
+  timed(lambda: run(*arguments), 1, 0)
+  seconds = statistics.median(timed(lambda: run(*arguments), _STEPS.value, _SECONDS.value / 8))
+  return {'images_per_second': round(case.batch_size / seconds, 3),
+          'seconds': round(seconds, 4), 'compile_seconds': round(compile_seconds, 1)}
+
+
+def flops_per_image(case: abstract_step.Case) -> float:
+  """Operations of a step for each image, R1 with its share."""
+  size = settings.GROUP_SIZE
+  made = abstract_step.make(abstract_step.Case(
+      case.resolution, size, 'float32', 'gpu', width=case.width))
+  (main_step, arguments), (regularizer, own) = made.main_step(), made.regularizer()
+  total = analytic.flops(main_step, *arguments)
+  return (total + analytic.flops(regularizer, *own) / made.settings.r1_interval) / size
+
+
+def with_mfu(row: Row, flops: float, rate: float | None) -> Row:
+  """The row with its MFU: None where the devices' peak, all of them together, is unknown."""
+  if 'ended' in row:
+    return row
+  share = rate and round(row['images_per_second'] * flops / rate, 4)
+  return row | {'mfu': share, 'tflops': round(row['images_per_second'] * flops / 1e12, 3)}
+
+
+def _sizes(values: list[str], flag: str) -> list[int]:
+  try:
+    sizes = sorted(int(value) for value in values if value)
+  except ValueError as error:
+    raise UserError(f'--{flag} is {",".join(values)}; give numbers joined by commas') from error
+  if sizes and sizes[0] < 1:
+    raise UserError(f'--{flag} has {sizes[0]}; give numbers from 1')
+  return sizes
+
+
+@exit_on_user_error
+def main(argv: list[str]) -> None:
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  devices, dtype = jax.devices(), str(settings.compute_dtype(_DTYPE.value))
+  sizes, completed = _sizes(_BATCH_SIZES.value, 'batch_sizes'), _sizes(_GENERATE.value, 'generate')
+
+  def case(batch_size: int) -> abstract_step.Case:
+    return abstract_step.Case(_RESOLUTION.value, batch_size, dtype, _FORMULATIONS.value,
+                              _REMAT.value, width=_WIDTH.value)
+
+  smallest = settings.GROUP_SIZE * len(devices)
+  first = abstract_step.make(case(sizes[0] if sizes else smallest), sharding.make_mesh())
+  flops = flops_per_image(case(smallest))
+  peak = device_peaks.peak(devices[0].device_kind, dtype)
+  print(f'{len(devices)} x {devices[0].device_kind}, {_RESOLUTION.value} px, {dtype}; '
+        f'{flops / 1e12:.3f} TFLOP per image', flush=True)
+  state = jax.device_get(jax.jit(lambda key: create(
+      key, first.networks.generator, first.networks.discriminator, first.settings))(
+          jax.random.key(0)))
+  trained = sweep(sizes or doubled(smallest), lambda n: train(case(n), state), _SECONDS.value)
+  trained = [with_mfu(row, flops, peak and peak * len(devices)) for row in trained]
+  print('the generator alone, on one device:')
+  generated = sweep(completed, lambda n: generate(case(n)), _SECONDS.value)
+  measured = [row for row in trained if 'ended' not in row]
+  print(json.dumps({
+      'jax': jax.__version__, 'device': devices[0].device_kind, 'devices': len(devices),
+      'resolution': _RESOLUTION.value, 'width': _WIDTH.value, 'dtype': dtype,
+      'remat': _REMAT.value, 'tflop_per_image': round(flops / 1e12, 4),
+      'best': max(measured, key=lambda row: row['images_per_second'], default=None),
+      'training': trained, 'generator': generated}))
+
+
+if __name__ == '__main__':
+  app.run(main)

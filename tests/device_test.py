@@ -1,0 +1,82 @@
+"""Of `benchmarks.device`; that of several devices is `devices_test`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from benchmarks import device, device_peaks
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _out_of_memory():
+  raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')
+
+
+def test_a_sweep_doubles_until_the_memory_is_full():
+  rows = device.sweep(
+      device.doubled(4), lambda n: {'images_per_second': n} if n < 16 else _out_of_memory(), 100)
+  assert rows == [{'batch_size': 4, 'images_per_second': 4},
+                  {'batch_size': 8, 'images_per_second': 8},
+                  {'batch_size': 16, 'ended': 'out of memory'}]
+
+
+def test_a_sweep_ends_when_the_time_is_over():
+  rows = device.sweep(device.doubled(1), lambda n: {}, -1)
+  assert rows == [{'batch_size': 1}, {'batch_size': 2, 'ended': 'out of time'}]
+
+
+def test_other_errors_are_not_taken_for_a_full_memory():
+  def fail(batch_size):
+    raise jax.errors.JaxRuntimeError('INTERNAL: something broke')
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match='something broke'):
+    device.sweep([4], fail, 100)
+
+
+def test_calls_are_timed_until_there_are_enough_or_the_time_is_over():
+  assert len(device.timed(lambda: None, 3, 100)) == 3
+  assert len(device.timed(lambda: None, 3, 0)) == 1
+
+
+def test_mfu_is_the_share_of_the_peak():
+  row = {'batch_size': 4, 'images_per_second': 10.0}
+  assert device.with_mfu(row, 2e12, 100e12) == row | {'mfu': 0.2, 'tflops': 20.0}
+  assert device.with_mfu(row, 2e12, None)['mfu'] is None
+
+
+@pytest.mark.parametrize(('kind', 'dtype', 'teraflops'), [
+    ('TPU v5 lite', 'bfloat16', 197), ('TPU v5p', 'bfloat16', 459), ('TPU v5', 'bfloat16', 459),
+    ('TPU v6 lite', 'bfloat16', 918), ('NVIDIA A100-SXM4-40GB', 'float32', 156),
+    ('NVIDIA H100 80GB HBM3', 'bfloat16', 989), ('NVIDIA H100 PCIe', 'bfloat16', 756),
+    ('NVIDIA L40S', 'bfloat16', None), ('Tesla T4', 'bfloat16', None), ('cpu', 'float32', None)])
+def test_peaks_are_those_of_the_kind(kind, dtype, teraflops):
+  assert device_peaks.peak(kind, dtype) == (teraflops and teraflops * 1e12)
+
+
+@pytest.mark.parametrize('value', ['four', '0'])
+def test_a_mistake_is_one_sentence(value):
+  done = subprocess.run(
+      [sys.executable, '-m', 'benchmarks.device', f'--batch_sizes={value}'], cwd=_ROOT,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True, check=False)
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith('error: --batch_sizes')
+
+
+@pytest.mark.slow
+def test_a_small_model_is_measured():
+  done = subprocess.run(
+      [sys.executable, '-m', 'benchmarks.device', '--resolution=64', '--width=0.0625',
+       '--batch_sizes=4', '--steps=2', '--generate=1'], cwd=_ROOT,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True, check=True)
+  found = json.loads(done.stdout.splitlines()[-1])
+  (row,) = found['training']
+  assert found['best'] == row and row['mfu'] is None
+  assert row['step_seconds'] == pytest.approx(
+      (15 * row['plain_step_seconds'] + row['r1_step_seconds']) / 16, rel=0.01)
+  assert row['seconds_per_kimg'] == pytest.approx(1000 * row['step_seconds'] / 4, rel=0.01)
+  assert row['peak_memory_gb'] > 0 and found['generator'][0]['images_per_second'] > 0
