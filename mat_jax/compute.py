@@ -28,6 +28,10 @@ class Compute:
       input's 'phases' or as one 'strided' convolution.
     weight_gradient: the kernel gradient of stride-1 convolutions as k*k
       products of 'shifted_inputs' with the output gradient, or by 'xla'.
+    pointwise: a k1 convolution as a matrix 'product' or as a 'convolution', which keeps the
+      layout of its neighbours on a TPU.
+    attention_tokens: neighbouring windows of fewer tokens are computed together, shut off
+      from each other: a TPU pads rows of logits to its 128 lanes anyway.
     remat: blocks compute their activations again in the backward pass instead
       of keeping them (arXiv 1604.06174).
   """
@@ -37,6 +41,8 @@ class Compute:
   upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
   downsample_conv: Literal['phases', 'strided'] = 'strided'
   weight_gradient: Literal['shifted_inputs', 'xla'] = 'xla'
+  pointwise: Literal['product', 'convolution'] = 'product'
+  attention_tokens: int = 1
   remat: bool = False
 
   def block(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
@@ -73,5 +79,5 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
   if platform == 'cpu':
     return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'shifted_inputs')
   if platform == 'tpu':
-    return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla')
+    return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla', 'convolution', 128)
   return dataclasses.replace(PORTABLE, dtype=dtype)

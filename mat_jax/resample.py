@@ -98,7 +98,8 @@ def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
 
 def upsample(x: jax.Array, compute: Compute = PORTABLE) -> jax.Array:
   """2x enlargement with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
-  if compute.fir == 'depthwise':
+  # A convolution would put the batch of an image of three channels into the TPU's 128 lanes.
+  if compute.fir == 'depthwise' and x.shape[-1] > 4:
     return upfirdn(x, fir_filter(), up=2, padding=(2, 1), gain=4.0)
   return _upsample_axis(_upsample_axis(x, 1), 2) * (1.0 / 16.0)
 
@@ -156,7 +157,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Sequence[int] = (0, 0),
   Returns:
     [N, H + 2 padding - h + 1, ..., O].
   """
-  if kernel.shape[:2] == (1, 1) and not any(padding):
+  if compute.pointwise == 'product' and kernel.shape[:2] == (1, 1) and not any(padding):
     return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
   pads = tuple((p, p) for p in padding)
   if compute.weight_gradient == 'shifted_inputs':
