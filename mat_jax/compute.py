@@ -32,9 +32,13 @@ class Compute:
       input's 'phases' or as one 'strided' convolution.
     weight_gradient: the kernel gradient of stride-1 convolutions as products over
       'strips' of rows, or by 'xla'.
+    pointwise: a k1 convolution as a matrix 'product' or as a 'convolution', which keeps the
+      layout of its neighbours on a TPU.
+    attention_tokens: neighbouring windows of fewer tokens are computed together, shut off
+      from each other: a TPU pads rows of logits to its 128 lanes anyway.
     keep: what a network keeps for its backward pass: 'all' that it needs, or the 'products',
       the results of its convolutions, from which the rest is computed again: scaling, bias,
-      activation, filter, and attention, some per cent of the work, for half of the memory.
+      activation, filter, and attention, some per cent of the work.
     remat: every block computes its activations again in the backward pass instead of
       keeping them (arXiv 1604.06174), products too.
     normal: standard deviation -> initializer of what begins as a normal draw; see
@@ -46,6 +50,8 @@ class Compute:
   upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
   downsample_conv: Literal['phases', 'strided'] = 'strided'
   weight_gradient: Literal['strips', 'xla'] = 'xla'
+  pointwise: Literal['product', 'convolution'] = 'product'
+  attention_tokens: int = 1
   keep: Literal['all', 'products'] = 'all'
   remat: bool = False
   normal: Callable[[float], nn.initializers.Initializer] = nn.initializers.normal
@@ -97,7 +103,7 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
   """
   platform = platform or jax.default_backend()
   if platform == 'cpu':
-    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', 'products')
+    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products')
   if platform == 'tpu':
-    return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla')
+    return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla', 'convolution', 128)
   return dataclasses.replace(PORTABLE, dtype=dtype)

@@ -53,10 +53,12 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
   pads = tuple((p, p) for p in padding)
   if compute.weight_gradient == 'strips':
     return _bilinear(x, kernel, pads)
-  return _multiply(x, kernel, pads)
+  return plain(x, kernel, pads) if compute.pointwise == 'convolution' else _multiply(
+      x, kernel, pads)
 
 
 def _multiply(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+  """A convolution, by a matrix product if the kernel is one."""
   if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
     return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
   return plain(x, kernel, padding)

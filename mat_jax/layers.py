@@ -5,6 +5,7 @@ rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; products run in
 the dtype of `Compute`.
 """
 
+import functools
 import math
 
 from flax import linen as nn
@@ -18,10 +19,32 @@ from mat_jax.compute import PORTABLE, Compute
 def activate(x: jax.Array, activation: str, gain: float = 1.0) -> jax.Array:
   """'lrelu': leaky ReLU of slope 0.2, times sqrt(2) and `gain`; 'linear': times `gain`."""
   if activation == 'lrelu':
-    return jnp.where(x > 0.0, x, 0.2 * x) * (math.sqrt(2.0) * gain)
+    return _leaky_relu(x, math.sqrt(2.0) * gain)
   if activation == 'linear':
     return x if gain == 1.0 else x * gain
   raise ValueError(f'unknown activation {activation!r}')
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _leaky_relu(x: jax.Array, scale: float) -> jax.Array:
+  """Leaky ReLU of slope 0.2, times `scale` > 0.
+
+  The derivative reads the slope off the result, which the next layer keeps anyway: neither
+  the input nor a map of its signs has to be kept. It is itself differentiable, for R1.
+  """
+  return jnp.where(x > 0.0, x, 0.2 * x) * scale
+
+
+def _leaky_relu_forward(x: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+  y = _leaky_relu(x, scale)
+  return y, y
+
+
+def _leaky_relu_backward(scale: float, y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+  return (gradient * jnp.where(y > 0.0, scale, 0.2 * scale).astype(gradient.dtype),)
+
+
+_leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
 
 
 def normalize_second_moment(x: jax.Array, epsilon: float = 1e-8) -> jax.Array:
@@ -162,6 +185,10 @@ class ModulatedConv2d(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.compute.normal(1.0), shape)
     kernel = kernel / math.sqrt(math.prod(shape[:3]))
+    if not self.demodulate and self.up == 1 and shape[:2] == (1, 1):
+      # Scaling a small kernel for each image spares a scaled copy of the map.
+      kernels = kernel[0, 0] * scale[:, :, None]
+      return jnp.einsum('nhwi,nio->nhwo', x.astype(dtype), kernels.astype(dtype))
     y = resample.resample_conv(
         x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
         compute=self.compute)
@@ -204,7 +231,9 @@ class StyleConv(nn.Module):
     if self.use_noise:
       y = self._add_noise(y, noise_mode)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    return activate(y + bias.astype(y.dtype), 'lrelu')
+    # Not `activate`: the gradient of the demodulation keeps y anyway, which has the signs.
+    y = y + bias.astype(y.dtype)
+    return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
 
   def _add_noise(self, y: jax.Array, noise_mode: str) -> jax.Array:
     n, h, w, _ = y.shape

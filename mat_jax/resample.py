@@ -96,7 +96,8 @@ def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
 
 def upsample(x: jax.Array, compute: Compute = PORTABLE) -> jax.Array:
   """2x enlargement with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
-  if compute.fir == 'depthwise':
+  # A convolution would put the batch of an image of three channels into the TPU's 128 lanes.
+  if compute.fir == 'depthwise' and x.shape[-1] > 4:
     return upfirdn(x, fir_filter(), up=2, padding=(2, 1), gain=4.0)
   return _upsample_axis(_upsample_axis(x, 1), 2) * (1.0 / 16.0)
 

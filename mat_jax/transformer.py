@@ -6,6 +6,8 @@ valid token. Everything stays a map [N, H, W, C]; masks are [N, H, W, 1], 1
 where a token is valid.
 """
 
+import math
+
 from flax import linen as nn
 import jax
 from jax import lax
@@ -16,6 +18,7 @@ from mat_jax.compute import PORTABLE, Compute
 from mat_jax.layers import Conv2d, FullyConnected
 
 _SHUT_OUT = -100.0
+_APART = -1e9  # of logits: no float32 exponential is left of it
 
 
 class PartialConv2d(nn.Module):
@@ -86,6 +89,28 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
   return np.where(same, 0.0, _SHUT_OUT).astype(np.float32)
 
 
+def join_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray | None:
+  """The bias of logits when `count` neighbouring windows are computed as one.
+
+  Args:
+    bias: float32 [windows, tokens, tokens], or None for none.
+    tokens: of one window.
+    count: windows to join; divides their number.
+
+  Returns:
+    float32 [windows / count, count * tokens, count * tokens]: `bias` within a window, what
+    makes every weight 0 between windows. [1, ...] or None if there was no bias.
+  """
+  if count == 1:
+    return bias
+  within = np.zeros((1, count, tokens, tokens)) if bias is None else bias.reshape(
+      -1, count, tokens, tokens)
+  joined = np.full((len(within), count, tokens, count, tokens), _APART, np.float32)
+  for i in range(count):
+    joined[:, i, :, i] = within[:, i]
+  return joined.reshape(len(within), count * tokens, count * tokens)
+
+
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
   """x / max(|x|, epsilon) over the last axis, with a finite gradient at 0."""
   power = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
@@ -116,6 +141,11 @@ class WindowAttention(nn.Module):
     Returns:
       [B, T, C].
     """
+    shape = tokens.shape
+    joined = self._joined_windows(shape, bias)
+    bias = join_windows(bias, shape[1], joined)
+    tokens = tokens.reshape(-1, joined * shape[1], shape[2])
+    mask = None if mask is None else mask.reshape(*tokens.shape[:2], 1)
     b, t, c = tokens.shape
     head_dim = c // self.heads
 
@@ -126,17 +156,27 @@ class WindowAttention(nn.Module):
     query = project('q', normalized).reshape(b, t, self.heads, head_dim)
     key = project('k', normalized).reshape(b, t, self.heads, head_dim)
     value = project('v', tokens).reshape(b, t, self.heads, head_dim)
-    logits = jnp.einsum(
-        'bqhd,bkhd->bhqk', query * head_dim**-0.5, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum('bqhd,bkhd->bhqk', query * head_dim**-0.5, key).astype(jnp.float32)
     if bias is not None:
       windows = bias.shape[0]
       logits = logits.reshape(b // windows, windows, self.heads, t, t) + bias[None, :, None]
       logits = logits.reshape(b, self.heads, t, t)
     if mask is not None:
       logits = logits + jnp.where(mask == 0.0, _SHUT_OUT, 0.0)[:, None, None, :, 0]
-    weights = nn.softmax(logits).astype(value.dtype)
-    y = jnp.einsum('bhqk,bkhd->bqhd', weights, value).reshape(b, t, c)
-    return project('proj', y)
+    # The softmax divides last, by sums over keys: every pass over [b, h, t, t] that the
+    # backward pass then needs not is memory traffic, the largest of the stage, and so are
+    # exponentials kept in float32. The largest logit cancels and has no gradient.
+    highest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp((logits - highest).astype(value.dtype))
+    total = jnp.sum(weights, axis=-1, dtype=jnp.float32).swapaxes(1, 2)[..., None]
+    y = jnp.einsum('bhqk,bkhd->bqhd', weights, value) / total
+    y = y.astype(value.dtype).reshape(b, t, c)
+    return project('proj', y).reshape(shape)
+
+  def _joined_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
+    """How many windows of [B, T, C] tokens to compute together."""
+    windows = shape[0] if bias is None else bias.shape[0]
+    return math.gcd(windows, max(1, self.compute.attention_tokens // shape[1]))
 
 
 class Mlp(nn.Module):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from mat_jax import transformer
 from mat_jax.blocks import resize_linear
-from mat_jax.compute import for_platform
+from mat_jax.compute import PORTABLE, for_platform
 from tests import reference
 
 COMPUTE = for_platform()
@@ -99,3 +101,24 @@ def test_linear_resize_matches_the_reference():
   result = resize_linear(square, (2, 32, 24, 1))
   expected = reference.nhwc(_expected('interp/bilinear_16_to_32x24'))
   assert reference.relative_error(result, expected) <= 1e-5
+
+
+@pytest.mark.parametrize('shift', [0, 2])
+def test_windows_computed_together_are_those_computed_apart(shift):
+  alone = transformer.TransformerBlock(2, 4, shift)
+  together = transformer.TransformerBlock(2, 4, shift, compute=dataclasses.replace(
+      PORTABLE, attention_tokens=32))
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 12))
+  mask = jax.random.bernoulli(jax.random.key(1), 0.3, (2, 8, 8, 1)).astype(jnp.float32)
+  mask = mask.at[0, :4, :4].set(0.0)  # a window that has seen nothing
+  variables = alone.init(jax.random.key(2), x, mask)
+
+  def loss(x, module):
+    y, seen = module.apply(variables, x, mask)
+    return jnp.sum(jnp.sin(y)), (y, seen)
+
+  gradient, (y, seen) = jax.grad(loss, has_aux=True)(x, alone)
+  other_gradient, (other_y, other_seen) = jax.grad(loss, has_aux=True)(x, together)
+  np.testing.assert_allclose(other_y, y, atol=1e-5)
+  np.testing.assert_allclose(other_gradient, gradient, atol=1e-5)
+  np.testing.assert_array_equal(other_seen, seen)
