@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from mat_jax import strided
 from mat_jax.compute import PORTABLE, Compute
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -191,6 +192,14 @@ def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, compute: Compute
   return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
 
 
+def _spread(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The zero-inserted k3 convolution as the adjoint of a strided one."""
+  # XLA would cancel the two reversals, and without one of them it does not recognise
+  # cuDNN's gradient of the input.
+  flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+  return strided.spread(x, flipped)
+
+
 def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
                    compute: Compute) -> jax.Array:
   if kernel.shape[0] == 1:
@@ -198,7 +207,10 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
     return upsample(x, compute) if fir is None else upfirdn(x, fir, 2, 1, (2, 1), 4.0)
   if fir is None and compute.upsample_conv == 'sub_kernels':
     return _upsample_conv_sub_kernels(x, kernel, compute)
-  x = _plain_conv(x, kernel, ((2, 2), (2, 2)), dilation=2)
+  if compute.upsample_conv == 'adjoint':
+    x = _spread(x, kernel)
+  else:
+    x = _plain_conv(x, kernel, ((2, 2), (2, 2)), dilation=2)
   if fir is None:
     return blur(x, (1, 1), compute=compute) * 4.0
   return upfirdn(x, fir, padding=(1, 1), gain=4.0)
@@ -222,6 +234,8 @@ def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
     return convolve(x, kernel, compute=compute)
   if compute.downsample_conv == 'phases':
     return _strided_conv_phases(x, kernel, compute)
+  if compute.downsample_conv == 'adjoint':
+    return strided.strided(x, kernel)
   return _plain_conv(x, kernel, ((0, 0), (0, 0)), stride=2)
 
 
