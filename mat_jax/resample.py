@@ -192,14 +192,6 @@ def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, compute: Compute
   return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
 
 
-def _spread(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """The zero-inserted k3 convolution as the adjoint of a strided one."""
-  # XLA would cancel the two reversals, and without one of them it does not recognise
-  # cuDNN's gradient of the input.
-  flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-  return strided.spread(x, flipped)
-
-
 def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
                    compute: Compute) -> jax.Array:
   if kernel.shape[0] == 1:
@@ -208,7 +200,7 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
   if fir is None and compute.upsample_conv == 'sub_kernels':
     return _upsample_conv_sub_kernels(x, kernel, compute)
   if compute.upsample_conv == 'adjoint':
-    x = _spread(x, kernel)
+    x = strided.spread(x, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
   else:
     x = _plain_conv(x, kernel, ((2, 2), (2, 2)), dilation=2)
   if fir is None:

@@ -30,6 +30,9 @@ def strided(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def spread(y: jax.Array, kernel: jax.Array) -> jax.Array:
   """Adjoint of `strided` by x: [N, h, w, O], [3, 3, I, O] -> [N, 2 h + 1, 2 w + 1, I]."""
   n, h, w, _ = y.shape
+  # XLA takes a convolution with a reversed kernel for cuDNN's gradient of the input, but
+  # simplifies the reversal of a scaled or reversed kernel before it looks.
+  kernel = lax.optimization_barrier(kernel)
   x = jax.ShapeDtypeStruct((n, 2 * h + 1, 2 * w + 1, kernel.shape[2]), y.dtype)
   (result,) = jax.linear_transpose(lambda x: _strided(x, kernel), x)(y)
   return result
