@@ -99,6 +99,7 @@ class Context:
         check_vma=False)(params, shared, examples)
 
 
+@jax.named_scope('Gmain')
 def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.Array,
                      context: Context) -> tuple[TrainState, Metrics]:
   """Gmain and its step of Adam.
@@ -128,6 +129,7 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
   return state.replace(g_params=params, g_buffers=buffers, g_optimizer=moments), metrics
 
 
+@jax.named_scope('Dmain')
 def update_discriminator(state: TrainState, batch: Batch, key: jax.Array,
                          context: Context) -> tuple[TrainState, Metrics]:
   """Dmain and its step of Adam; arguments and result as of `update_generator`.
@@ -149,6 +151,7 @@ def update_discriminator(state: TrainState, batch: Batch, key: jax.Array,
   return state.replace(g_buffers=buffers, lecam=lecam), metrics
 
 
+@jax.named_scope('Dreg')
 def regularize_discriminator(state: TrainState, batch: Batch, key: jax.Array,
                              context: Context) -> tuple[TrainState, Metrics]:
   """Dreg and its step of Adam; arguments and result as of `update_generator`."""
@@ -213,7 +216,8 @@ def ema_decay(images_seen: jax.Array, settings: Training) -> jax.Array:
   return 0.5 ** (settings.batch_size / jnp.maximum(half_life, 1e-8))
 
 
-def _move_average(state: TrainState, settings: Training) -> TrainState:
+def move_average(state: TrainState, settings: Training) -> TrainState:
+  """The state with its averaged generator moved towards the generator."""
   decay = ema_decay(state.images_seen, settings)
   ema = jax.tree.map(lambda p, e: p + decay * (e - p), state.g_params, state.ema_params)
   return state.replace(ema_params=ema, ema_buffers=state.g_buffers)
@@ -259,7 +263,7 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
             metrics, regularize_discriminator(state, batch, r1_key, context)),
         lambda state, metrics: (state, metrics), state, metrics)
     state = (state.replace(g_buffers=buffers) if freeze_generator
-             else _move_average(state, settings))
+             else move_average(state, settings))
     watched = jnp.stack([metrics[name] for name in totals.LOSSES])
     return state.replace(
         augment=adapt_augmentation(state.augment, metrics['signs/real'], state.step, settings),
