@@ -41,6 +41,7 @@ class Kernel:
     flops: of its products.
     bytes: of operands and results.
     moved: bytes of the maps (from 1 MiB) that it transposes or copies.
+    own_convolution: whether it is or contains a convolution outside of cuDNN.
   """
 
   opcode: str
@@ -51,11 +52,17 @@ class Kernel:
   flops: int
   bytes: int
   moved: int
+  own_convolution: bool
 
   @property
   def is_cudnn(self) -> bool:
     """Whether it is a convolution of cuDNN."""
     return self.target.startswith('__cudnn$conv')
+
+  @property
+  def is_convolution(self) -> bool:
+    """Whether it is a convolution of cuDNN, or has one that XLA compiled itself."""
+    return self.is_cudnn or self.own_convolution
 
 
 class _Module:
@@ -151,14 +158,16 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
     if instruction.opcode in _FREE or instruction.opcode.endswith('-done'):
       continue
     flops, dtype = 0, instruction.arrays[0][0] if instruction.arrays else ''
-    for product in module.products(instruction):
+    products = list(module.products(instruction))
+    for product in products:
       operands = module.operands(product)
       if more := _flops(product, operands):
         flops, dtype = flops + more, operands[0].arrays[0][0]
     size = instruction.bytes + sum(operand.bytes for operand in module.operands(instruction))
     found.append(Kernel(
         instruction.opcode, _target(instruction), instruction.op_name, times, dtype, flops,
-        size, module.moved(instruction)))
+        size, module.moved(instruction),
+        any(product.opcode == 'convolution' for product in products)))
   return found
 
 
