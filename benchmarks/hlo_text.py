@@ -104,12 +104,14 @@ class Product:
   """A convolution or matrix product.
 
   Attributes:
+    opcode: 'convolution', 'dot' or 'custom-call'.
     dtypes: of both operands, where known.
     shape: of the result.
     op_name: where in the JAX program it comes from.
     target: of the custom call, e.g. '__cudnn$convForward', or ''.
   """
 
+  opcode: str
   dtypes: tuple[str, ...]
   shape: tuple[int, ...]
   op_name: str
@@ -117,7 +119,12 @@ class Product:
 
   @property
   def is_convolution(self) -> bool:
-    """Whether the JAX program has a convolution there; XLA also turns products into them."""
+    """Whether the JAX program has a convolution there; XLA also turns products into them.
+
+    One whose origin has been lost counts as one.
+    """
+    if self.opcode == 'convolution' and not self.op_name:
+      return True
     return 'conv_general_dilated' in self.op_name or '$conv' in self.target
 
 
@@ -134,6 +141,6 @@ def products(text: str) -> list[Product]:
       continue
     operands = [dtypes.get((instruction.computation, name)) for name in instruction.operands[:2]]
     found.append(Product(
-        tuple(dtype for dtype in operands if dtype), instruction.arrays[0][1],
+        instruction.opcode, tuple(dtype for dtype in operands if dtype), instruction.arrays[0][1],
         instruction.op_name, target.group(1) if target else ''))
   return found

@@ -40,8 +40,9 @@ def test_products_know_their_operands_and_their_origin():
 def test_text_of_this_version_of_jax():
   def run(x, kernel):
     with jax.named_scope('Dreg'):
-      return jax.lax.conv(x, kernel, (1, 1), 'SAME')
+      return jax.lax.conv_general_dilated(
+          x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
-  text = jax.jit(run).lower(jnp.ones((1, 3, 8, 8)), jnp.ones((4, 3, 3, 3))).compile().as_text()
+  text = jax.jit(run).lower(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))).compile().as_text()
   (product,) = [p for p in hlo_text.products(text) if p.is_convolution]
   assert set(product.dtypes) == {'f32'} and 'Dreg' in product.op_name
