@@ -63,15 +63,20 @@ def compile_step(target: Target, case: Case, devices: int) -> Program:
   """The full step of training of a case, R1 and all, for cards of a target."""
   made = abstract_step.make(case, gpu_target.mesh(target, devices))
   function, arguments = made.step()
-  begun = time.process_time(), time.perf_counter()
+  begun = _clocks()
   compiled = function.lower(*arguments).compile()
-  seconds = time.process_time() - begun[0], time.perf_counter() - begun[1]
+  seconds = tuple(end - start for start, end in zip(begun, _clocks(), strict=True))
   memory = compiled.memory_analysis()
   peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
   print(f'batch {case.batch_size} on {devices}: {peak / 2**30:.2f} GiB per card, compiled in '
         f'{seconds[0]:.0f} s of processor time', flush=True)
   return Program(made, compiled.as_text(), peak, seconds)
+
+
+def _clocks() -> tuple[float, float]:
+  """Processor time, that of ptxas in other processes included, and the clock."""
+  return sum(os.times()[:4]), time.perf_counter()
 
 
 def chosen_dtype(target: Target, name: str | None) -> str:

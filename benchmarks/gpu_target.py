@@ -12,7 +12,7 @@ from mat_jax import sharding
 from mat_jax.errors import UserError
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'gpu_targets')
-INSTALL = "pip install 'mat-jax[gpu-aot]'"
+INSTALL = "pip install -e '.[gpu-aot]'"
 
 # Peak of matrix products in FLOP/s, without sparsity, from NVIDIA's data sheets: H100 SXM (2023),
 # A100 SXM (2021), T4 (2019). float32 products run as TF32 on tensor cores where there are some.
