@@ -1,6 +1,6 @@
 """The largest batch of which the compiler says that it fits a memory, in few compilations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mat_jax.settings import GROUP_SIZE
 
@@ -23,7 +23,7 @@ def estimate(known: dict[int, int], budget: int) -> int:
 
 
 def largest(peak: Callable[[int], int], budget: int,
-            first: tuple[int, int] = (GROUP_SIZE, 2 * GROUP_SIZE)) -> tuple[int, dict[int, int]]:
+            first: Sequence[int] = (GROUP_SIZE, 2 * GROUP_SIZE)) -> tuple[int, dict[int, int]]:
   """The largest batch within a budget, taking memory to grow with the batch.
 
   Two batches give a line, and the batch that the line names is compiled too, until the
@@ -32,7 +32,7 @@ def largest(peak: Callable[[int], int], budget: int,
   Args:
     peak: batch -> bytes; costly.
     budget: bytes.
-    first: the first two batches.
+    first: the batches to begin with, two or more.
 
   Returns:
     The batch, 0 for none, and batch -> bytes of all that were tried.

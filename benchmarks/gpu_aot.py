@@ -1,7 +1,7 @@
 """Compiles the training step for NVIDIA cards that are not there, and says what it will need.
 
   python -m benchmarks.gpu_aot --target=h100
-  python -m benchmarks.gpu_aot --target=a100 --remat --batch=32 --devices=1,4
+  python -m benchmarks.gpu_aot --target=a100 --remat --batch=32 --devices=1 --devices=4
   python -m benchmarks.gpu_aot --target=t4 --resolution=512
 
 Searches the largest batch of a card, and compiles that on every number of cards in
@@ -34,8 +34,10 @@ _DTYPE = flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16'),
                            'Of activations; by default bfloat16, on a T4 float32.')
 _REMAT = flags.DEFINE_bool('remat', False, 'Computes activations again in the backward pass.')
 _BATCH = flags.DEFINE_integer('batch', None, 'Images per card instead of a search.')
-_FIRST = flags.DEFINE_list('first', ['4', '8'], 'The first two batches of the search.')
-_DEVICES = flags.DEFINE_list('devices', ['1'], 'Numbers of cards to compile for.')
+_FIRST = flags.DEFINE_multi_integer('first', [4, 8], 'The first two batches of the search.',
+                                    lower_bound=1)
+_DEVICES = flags.DEFINE_multi_integer('devices', [1], 'Numbers of cards to compile for.',
+                                      lower_bound=1)
 _RESERVE = flags.DEFINE_float('reserve', 0.1, 'Share of the memory left for workspaces.')
 _WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the published network.')
 
@@ -153,8 +155,7 @@ def search(target: Target, case: Case, budget: int) -> tuple[int, dict[int, int]
     programs[batch] = compile_step(target, dataclasses.replace(case, batch_size=batch), 1)
     return programs[batch].peak
 
-  first, second = map(int, _FIRST.value)
-  batch, known = batch_search.largest(peak, budget, (first, second))
+  batch, known = batch_search.largest(peak, budget, _FIRST.value)
   if not batch:
     raise UserError(f'no batch fits {budget / 2**30:.1f} GiB of a {target.name.upper()}; take '
                     '--remat or a smaller --resolution')
@@ -198,12 +199,14 @@ def run() -> dict[str, object]:
             'resolution': case.resolution, 'remat': case.remat, 'width': case.width}
   batch, program, programs = _BATCH.value, None, []
   if batch is None:
+    if len(set(_FIRST.value)) < 2:
+      raise UserError('--first names one batch; give two, such as --first=4 --first=8')
     budget = int(target.memory * (1 - _RESERVE.value))
     batch, known, program = search(target, case, budget)
     report |= {'largest_batch': batch, 'reserve': _RESERVE.value,
                'bytes_by_batch': known, 'estimated_batches': batches_of_cards(
                    known, _RESERVE.value)}
-  for devices in map(int, _DEVICES.value):
+  for devices in _DEVICES.value:
     whole = dataclasses.replace(case, batch_size=batch * devices)
     found = program if devices == 1 and program else compile_step(target, whole, devices)
     programs.append(rounded(report_program(target, whole, found, devices)))
@@ -215,7 +218,6 @@ def run() -> dict[str, object]:
 def main(argv: list[str]) -> None:
   del argv
   # The CUDA plugin would look for a card, and fail.
-  os.environ['JAX_PLATFORMS'] = 'cpu'
   jax.config.update('jax_platforms', 'cpu')
   print(json.dumps(run()))
 

@@ -44,7 +44,8 @@ def _run(*arguments):
                     or importlib.util.find_spec('jax_plugins.xla_cuda12') is None,
                     reason='needs the extra gpu-aot')
 def test_a_small_step_compiles_for_a100s():
-  result = _run('--target=a100', '--resolution=64', '--width=0.1', '--batch=4', '--devices=1,4')
+  result = _run('--target=a100', '--resolution=64', '--width=0.1', '--batch=4', '--devices=1',
+                '--devices=4')
   assert result.returncode == 0, result.stderr
   found = json.loads(result.stdout.splitlines()[-1])
   one, four = found['programs']
