@@ -80,22 +80,19 @@ def _unmarked(line: str) -> str:
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-  """Collectives by kind: their number, and the bytes that each device contributes or gets.
+  """Collectives by kind: their number, and the bytes of their results on each device.
 
-  An asynchronous collective counts where it starts. The larger one of operands and results
-  counts where the start's result holds both.
+  An asynchronous collective counts where it ends, as what it starts with may hold its
+  operands too.
   """
   found: dict[str, dict[str, int]] = {}
   for instruction in instructions(text):
-    kind = instruction.opcode.removesuffix('-start')
+    kind = instruction.opcode.removesuffix('-done')
     if kind not in COLLECTIVES:
       continue
-    size = instruction.bytes
-    if instruction.opcode.endswith('-start') and kind != 'all-reduce':
-      size = max(array_bytes(*array) for array in instruction.arrays)
     entry = found.setdefault(kind, {'count': 0, 'bytes': 0})
     entry['count'] += 1
-    entry['bytes'] += size
+    entry['bytes'] += instruction.bytes
   return found
 
 

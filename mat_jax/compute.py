@@ -27,9 +27,11 @@ class Compute:
     fir: the [1, 3, 3, 1] filter as 'shifted_adds' along each axis or as one
       'depthwise' 4x4 convolution.
     upsample_conv: a k3 convolution after 2x zero insertion as four
-      'sub_kernels' on the small map or as a 'dilated' convolution.
+      'sub_kernels' on the small map, as a 'dilated' convolution or as the 'adjoint'
+      of a strided one.
     downsample_conv: a k3 convolution of stride 2 as four convolutions over the
-      input's 'phases' or as one 'strided' convolution.
+      input's 'phases', as one 'strided' convolution or as one whose derivatives
+      are its 'adjoint's (`mat_jax.strided`).
     weight_gradient: the kernel gradient of stride-1 convolutions as products over
       'strips' of rows, or by 'xla'.
     pointwise: a k1 convolution as a matrix 'product' or as a 'convolution', which keeps the
@@ -47,8 +49,8 @@ class Compute:
 
   dtype: Any = jnp.float32
   fir: Literal['shifted_adds', 'depthwise'] = 'shifted_adds'
-  upsample_conv: Literal['sub_kernels', 'dilated'] = 'dilated'
-  downsample_conv: Literal['phases', 'strided'] = 'strided'
+  upsample_conv: Literal['sub_kernels', 'dilated', 'adjoint'] = 'dilated'
+  downsample_conv: Literal['phases', 'strided', 'adjoint'] = 'strided'
   weight_gradient: Literal['strips', 'xla'] = 'xla'
   pointwise: Literal['product', 'convolution'] = 'product'
   attention_tokens: int = 1
@@ -96,7 +98,8 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
   Args:
     dtype: compute dtype.
     platform: 'cpu', 'tpu', 'gpu' or 'cuda'; None asks `jax.default_backend()`.
-      GPUs fuse the shifted adds into one kernel and leave convolutions to cuDNN.
+      GPUs fuse the shifted adds into one kernel and leave convolutions to cuDNN, in
+      the forms that XLA recognises as cuDNN's (docs/hardware.md).
 
   Returns:
     The platform's `Compute`.
@@ -106,4 +109,4 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
     return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products')
   if platform == 'tpu':
     return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla', 'convolution', 128)
-  return dataclasses.replace(PORTABLE, dtype=dtype)
+  return Compute(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax import convolution
+from mat_jax import convolution, strided
 from mat_jax.compute import PORTABLE, PRODUCT, Compute
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -136,7 +136,10 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
     return upsample(x, compute) if fir is None else upfirdn(x, fir, 2, 1, (2, 1), 4.0)
   if fir is None and compute.upsample_conv == 'sub_kernels':
     return _upsample_conv_sub_kernels(x, kernel, compute)
-  x = convolution.plain(x, kernel, ((2, 2), (2, 2)), dilation=2)
+  if compute.upsample_conv == 'adjoint':
+    x = strided.spread(x, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+  else:
+    x = convolution.plain(x, kernel, ((2, 2), (2, 2)), dilation=2)
   if fir is None:
     return blur(x, (1, 1), compute=compute) * 4.0
   return upfirdn(x, fir, padding=(1, 1), gain=4.0)
@@ -190,6 +193,8 @@ def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
     return convolution.convolve(x, kernel, compute=compute)
   if compute.downsample_conv == 'phases':
     return _strided_conv_phases(x, kernel, compute)
+  if compute.downsample_conv == 'adjoint':
+    return strided.strided(x, kernel)
   return convolution.plain(x, kernel, ((0, 0), (0, 0)), stride=2)
 
 

@@ -16,9 +16,10 @@ ENTRY %main.5 (a: f32[4], b: f32[2,3]) -> f32[4] {
   %b = f32[2,3]{1,0:T(4,128)S(1)} parameter(1)
   %dot.1 = f32[2,2]{1,0} dot(%b, %b), lhs_contracting_dims={1}, metadata={op_name="jit(step)/Dreg/dot_general"}
   %all-reduce.1 = (f32[4]{0:T(128)}, /*index=1*/bf16[2,3]{1,0}) all-reduce(%a, %b), replica_groups={{0,1}}, to_apply=%add
-  %all-reduce-start.1 = f32[4]{0} all-reduce-start(%a), replica_groups={{0,1}}, to_apply=%add
+  %all-reduce-start.1 = (f32[4]{0}, f32[4]{0}) all-reduce-start(%a), replica_groups={{0,1}}, to_apply=%add
   %all-reduce-done.1 = f32[4]{0} all-reduce-done(%all-reduce-start.1)
   %all-gather-start.1 = (f32[4]{0}, f32[8]{0}) all-gather-start(%a), dimensions={0}
+  %all-gather-done.1 = f32[8]{0} all-gather-done(%all-gather-start.1)
   %cudnn = (f32[2,8]{1,0}, u8[0]{0}) custom-call(%b, %b), custom_call_target="__cudnn$convForward", metadata={op_name="jit(step)/x"}
 }
 '''

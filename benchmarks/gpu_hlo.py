@@ -1,0 +1,183 @@
+"""Kernels of a program compiled for an NVIDIA card, read from its HLO text.
+
+`kernels` lists what is launched, each with its operations and the bytes of its operands and
+results, as far as the text tells: a kernel that reads a part of an operand counts as if it
+read all of it, and what stays in the cache counts as if it came from memory.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import math
+import re
+
+from benchmarks import hlo_text
+from benchmarks.hlo_text import Instruction
+
+# Opcodes that launch nothing.
+_FREE = frozenset((
+    'after-all', 'bitcast', 'call', 'conditional', 'constant', 'get-tuple-element',
+    'opt-barrier', 'parameter', 'partition-id', 'replica-id', 'tuple', 'while'))
+_CALLED = re.compile(
+    r'(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.-]+)')
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_ENTRY = re.compile(r'^ENTRY %?([\w.-]+)', re.MULTILINE)
+_WINDOW = re.compile(r'window=\{size=([\dx]+)')
+_LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
+_CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[")(\d+)')
+_LARGE = 1 << 20  # bytes of what counts as a map
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """One launch.
+
+  Attributes:
+    opcode: e.g. 'fusion'.
+    target: of a custom call, or ''.
+    op_name: where in the JAX program it comes from, or ''.
+    times: launches in a step on average.
+    dtype: HLO dtype of the operands of its products; that of its result without any.
+    flops: of its products.
+    bytes: of operands and results.
+    moved: bytes of the maps (from 1 MiB) that it transposes or copies.
+    own_convolution: whether it is or contains a convolution outside of cuDNN.
+  """
+
+  opcode: str
+  target: str
+  op_name: str
+  times: float
+  dtype: str
+  flops: int
+  bytes: int
+  moved: int
+  own_convolution: bool
+
+  @property
+  def is_cudnn(self) -> bool:
+    """Whether it is a convolution of cuDNN."""
+    return self.target.startswith('__cudnn$conv')
+
+  @property
+  def is_convolution(self) -> bool:
+    """Whether it is a convolution of cuDNN, or has one that XLA compiled itself."""
+    return self.is_cudnn or self.own_convolution
+
+
+class _Module:
+  """The instructions of a text, by computation and name."""
+
+  def __init__(self, text: str):
+    self.entry = _ENTRY.search(text).group(1)
+    self.computations: dict[str, dict[str, Instruction]] = {}
+    for instruction in hlo_text.instructions(text):
+      self.computations.setdefault(instruction.computation, {})[instruction.name] = instruction
+
+  def operands(self, instruction: Instruction) -> list[Instruction]:
+    """Those that the text names."""
+    known = self.computations[instruction.computation]
+    return [known[name] for name in instruction.operands if name in known]
+
+  def executed(self, rare: float) -> Iterator[tuple[Instruction, float]]:
+    """Instructions outside of fusions, and how often each is executed."""
+    waiting = [(self.entry, 1.0)]
+    while waiting:
+      computation, times = waiting.pop()
+      for instruction in self.computations.get(computation, {}).values():
+        yield instruction, times
+        waiting += [(name, times * factor) for name, factor in _inner(instruction, rare)]
+
+  def products(self, instruction: Instruction) -> Iterator[Instruction]:
+    """The matrix products and convolutions of a kernel."""
+    if instruction.opcode in ('dot', 'convolution', 'custom-call'):
+      yield instruction
+    elif instruction.opcode == 'fusion':
+      for name in _CALLED.findall(instruction.rest):
+        for inner in self.computations.get(name, {}).values():
+          yield from self.products(inner)
+
+  def moved(self, instruction: Instruction) -> int:
+    """Bytes of the maps that a kernel transposes or copies."""
+    if instruction.opcode in ('transpose', 'copy'):
+      return instruction.bytes if instruction.bytes >= _LARGE else 0
+    if instruction.opcode != 'fusion':
+      return 0
+    return sum(self.moved(inner) for name in _CALLED.findall(instruction.rest)
+               for inner in self.computations.get(name, {}).values())
+
+
+def _inner(instruction: Instruction, rare: float) -> Iterator[tuple[str, float]]:
+  """Computations that an instruction executes, and how often."""
+  if instruction.opcode == 'conditional':
+    names = [name.strip(' %') for group in _BRANCHES.findall(instruction.rest)
+             for name in group.split(',')]
+    yield from ((name, rare) for name in names or _CALLED.findall(instruction.rest))
+  elif instruction.opcode == 'while':
+    turns = _TURNS.search(instruction.rest)
+    yield from ((name, int(turns.group(1)) if turns else 1)
+                for name in _CALLED.findall(instruction.rest))
+  elif instruction.opcode in ('call', 'async-start'):
+    yield from ((name, 1) for name in _CALLED.findall(instruction.rest))
+
+
+def _target(instruction: Instruction) -> str:
+  found = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
+  return found.group(1) if found else ''
+
+
+def _flops(product: Instruction, operands: list[Instruction]) -> int:
+  """Operations of a convolution or matrix product; those with zeros of padding count."""
+  if labels := _LABELS.search(product.rest):
+    kind = _target(product)
+    kernel = product if 'BackwardFilter' in kind else operands[1]
+    gradient_or_result = (operands[1] if 'BackwardFilter' in kind else
+                          operands[0] if 'BackwardInput' in kind else product)
+    window = _WINDOW.search(product.rest)
+    taps = math.prod(int(n) for n in window.group(1).split('x')) if window else 1
+    return (2 * math.prod(gradient_or_result.arrays[0][1]) * taps
+            * kernel.arrays[0][1][labels.group(2).index('i')])
+  if (contracted := _CONTRACTED.search(product.rest)) and operands:
+    depth = operands[0].arrays[0][1][int(contracted.group(1))]
+    return 2 * math.prod(product.arrays[0][1]) * depth
+  return 0
+
+
+def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
+  """The launches of a step.
+
+  Args:
+    text: HLO of the compiled program.
+    rare: share of the steps in which the branches of its conditions run: 1 / interval of R1.
+
+  Returns:
+    One entry for each kernel of the program.
+  """
+  module, found = _Module(text), []
+  for instruction, times in module.executed(rare):
+    if instruction.opcode in _FREE or instruction.opcode.endswith('-done'):
+      continue
+    flops, dtype = 0, instruction.arrays[0][0] if instruction.arrays else ''
+    products = list(module.products(instruction))
+    for product in products:
+      operands = module.operands(product)
+      if more := _flops(product, operands):
+        flops, dtype = flops + more, operands[0].arrays[0][0]
+    size = instruction.bytes + sum(operand.bytes for operand in module.operands(instruction))
+    found.append(Kernel(
+        instruction.opcode, _target(instruction), instruction.op_name, times, dtype, flops,
+        size, module.moved(instruction),
+        any(product.opcode == 'convolution' for product in products)))
+  return found
+
+
+def seconds(launched: list[Kernel], peaks: dict[str, float], bandwidth: float) -> float:
+  """A step at the speed of light: every kernel at its peak or its bandwidth, no gaps.
+
+  Args:
+    launched: see `kernels`.
+    peaks: FLOP/s by HLO dtype.
+    bandwidth: bytes/s.
+  """
+  return sum(k.times * max(k.flops / peaks.get(k.dtype, peaks['f32']), k.bytes / bandwidth)
+             for k in launched)

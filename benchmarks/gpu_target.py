@@ -1,0 +1,74 @@
+"""NVIDIA cards to compile for without having one."""
+
+import dataclasses
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from mat_jax import sharding
+from mat_jax.errors import UserError
+
+_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'gpu_targets')
+INSTALL = "pip install -e '.[gpu-aot]'"
+
+# Peak of matrix products in FLOP/s, without sparsity, from NVIDIA's data sheets: H100 SXM (2023),
+# A100 SXM (2021), T4 (2019). float32 products run as TF32 on tensor cores where there are some.
+_PEAKS = {
+    'h100': {'bf16': 989e12, 'f32': 494e12},
+    'a100': {'bf16': 312e12, 'f32': 156e12},
+    't4': {'f32': 8.1e12},
+}
+NAMES = tuple(_PEAKS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A card.
+
+  Attributes:
+    name: 'h100', 'a100' or 't4'.
+    text: its GpuTargetConfigProto in text form.
+    peaks: FLOP/s of matrix products by HLO dtype.
+    memory: bytes.
+    bandwidth: of the memory, bytes/s.
+  """
+
+  name: str
+  text: str
+  peaks: dict[str, float]
+  memory: int
+  bandwidth: float
+
+
+def read(name: str) -> Target:
+  """The card of a name in `NAMES`."""
+  with open(os.path.join(_FOLDER, f'{name}.txtpb'), encoding='utf-8') as file:
+    text = file.read()
+
+  def number(field: str) -> int:
+    return int(re.search(rf'\b{field}: (\d+)', text).group(1))
+
+  return Target(name, text, _PEAKS[name], number('device_memory_size'),
+                number('memory_bandwidth'))
+
+
+def mesh(target: Target, devices: int) -> Mesh:
+  """A mesh of cards on one host that exist for the compiler alone.
+
+  Args:
+    target: the card.
+    devices: their number.
+
+  Raises:
+    UserError: the CUDA plugin of JAX is not installed.
+  """
+  try:
+    topology = topologies.get_topology_desc(
+        platform='cuda', topology=f'1x1x{devices}', target_config=target.text)
+  except (RuntimeError, ValueError, NotImplementedError) as error:
+    raise UserError(f'compiling for NVIDIA cards needs the CUDA plugin of jax {jax.__version__}; '
+                    f'install it with {INSTALL} ({error})') from error
+  return sharding.make_mesh(topology.devices)
