@@ -43,6 +43,8 @@ class Compute:
       activation, filter, and attention, some per cent of the work.
     remat: every block computes its activations again in the backward pass instead of
       keeping them (arXiv 1604.06174), products too.
+    inference: a 'batch' is completed at once or 'image' by image, whose maps stay nearer to a
+      CPU's caches.
     normal: standard deviation -> initializer of what begins as a normal draw; see
       `train_state.fresh_variables`, which makes all draws at once.
   """
@@ -56,6 +58,7 @@ class Compute:
   attention_tokens: int = 1
   keep: Literal['all', 'products'] = 'all'
   remat: bool = False
+  inference: Literal['batch', 'image'] = 'batch'
   normal: Callable[[float], nn.initializers.Initializer] = nn.initializers.normal
 
   def network(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
@@ -106,7 +109,8 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
   """
   platform = platform or jax.default_backend()
   if platform == 'cpu':
-    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products')
+    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products',
+                   inference='image')
   if platform == 'tpu':
     return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla', 'convolution', 128)
   return Compute(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

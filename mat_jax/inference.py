@@ -1,10 +1,13 @@
 """The generator outside of training: one draw per image, whatever the batch."""
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mat_jax.compute import for_platform
 from mat_jax.generator import Generator
 from mat_jax.sizes import LATENT_SIDE, channels, stage1_channels, token_grid
 
@@ -57,7 +60,20 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
     Result and stage-one image, float32 [N, H, W, 3], clipped to [-1, 1].
   """
   z, keep_maps = draw(generator, seeds, image.shape[1], image.shape[2])
-  result, stage1 = generator.apply(
-      variables, image, mask, z, truncation_psi=truncation_psi, noise_mode=noise_mode,
-      keep_maps=keep_maps)
-  return jnp.clip(result, -1.0, 1.0), jnp.clip(stage1, -1.0, 1.0)
+
+  def apply(image: jax.Array, mask: jax.Array, z: jax.Array,
+            keep_maps: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return generator.apply(variables, image, mask, z, truncation_psi=truncation_psi,
+                           noise_mode=noise_mode, keep_maps=keep_maps)
+
+  inputs = (image, mask, z, keep_maps)
+  forms = generator.compute or for_platform()
+  found = _map_images(apply, inputs) if forms.inference == 'image' else apply(*inputs)
+  return jax.tree.map(lambda x: jnp.clip(x, -1.0, 1.0), found)
+
+
+def _map_images(function: Callable[..., Any], inputs: Any) -> Any:
+  """A function of batches, one image after the other."""
+  parts = jax.tree.map(lambda x: x[:, None], inputs)
+  found = jax.lax.map(lambda part: function(*part), parts)
+  return jax.tree.map(lambda x: x[:, 0], found)
