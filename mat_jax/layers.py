@@ -90,6 +90,14 @@ def minibatch_std(x: jax.Array, group_size: int = 4, shards: int | None = 1) -> 
   return jnp.concatenate([x, y], axis=-1)
 
 
+def _gain(kernel: tuple[int, ...]) -> float:
+  """1 / sqrt(inputs of a sum), of a kernel [h, w, I, O]: the equalised learning rate.
+
+  It multiplies the results, or the styles, which takes no copy of the kernel.
+  """
+  return 1.0 / math.sqrt(math.prod(kernel[:3]))
+
+
 class FullyConnected(nn.Module):
   """Equalised dense layer: act(x @ (kernel * m / sqrt(in)) + bias * m).
 
@@ -114,8 +122,9 @@ class FullyConnected(nn.Module):
     kernel = self.param(
         'kernel', self.compute.normal(1.0 / self.lr_multiplier), (x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
-    kernel = kernel * (self.lr_multiplier / math.sqrt(x.shape[-1]))
-    y = x.astype(dtype) @ kernel.astype(dtype) + (bias * self.lr_multiplier).astype(dtype)
+    gain = self.lr_multiplier / math.sqrt(x.shape[-1])
+    y = gain * (x.astype(dtype) @ kernel.astype(dtype))
+    y = y + (bias * self.lr_multiplier).astype(dtype)
     return activate(y, self.activation)
 
 
@@ -148,8 +157,9 @@ class Conv2d(nn.Module):
     dtype = self.compute.dtype
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.compute.normal(1.0), shape)
-    kernel = (kernel / math.sqrt(math.prod(shape[:3]))).astype(dtype)
-    y = resample.resample_conv(x.astype(dtype), kernel, self.up, self.down, compute=self.compute)
+    y = resample.resample_conv(
+        x.astype(dtype), kernel.astype(dtype), self.up, self.down, compute=self.compute)
+    y = y * _gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       y = y + bias.astype(dtype)
@@ -184,7 +194,7 @@ class ModulatedConv2d(nn.Module):
     scale = FullyConnected(x.shape[-1], bias_init=1.0, compute=self.compute, name='affine')(style)
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.compute.normal(1.0), shape)
-    kernel = kernel / math.sqrt(math.prod(shape[:3]))
+    scale = scale * _gain(shape)
     if not self.demodulate and self.up == 1 and shape[:2] == (1, 1):
       # Scaling a small kernel for each image spares a scaled copy of the map.
       kernels = kernel[0, 0] * scale[:, :, None]
@@ -193,7 +203,8 @@ class ModulatedConv2d(nn.Module):
         x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
         compute=self.compute)
     if self.demodulate:
-      power = jnp.sum(jnp.square(kernel), axis=(0, 1))
+      # As a sum of slices: XLA's reduction of leading axes is slow on the CPU.
+      power = sum(jnp.square(kernel[i, j]) for i in range(shape[0]) for j in range(shape[1]))
       norm = jnp.square(scale.astype(jnp.float32)) @ power
       y = y * jax.lax.rsqrt(norm + 1e-8).astype(dtype)[:, None, None, :]
     return y
