@@ -12,6 +12,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.resolution = 64
   config.model.mapping_layers = 2
   config.model.width = 0.0625
+  # So small maps are as fast in these forms on a CPU, and compile in half the time.
+  config.model.formulations = 'gpu'
   config.data.crop = 'top'
   config.train.batch_size = 8
   config.train.total_kimg = 1.92

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax.compute import PORTABLE
+from mat_jax.compute import PORTABLE, Compute
+from mat_jax.layers import Conv2d
 
 
 class Block(nn.Module):
@@ -35,3 +36,32 @@ def test_remat_changes_what_is_kept_and_nothing_else(mode):
                              gradient(plain)['params']['kernel'], rtol=1e-6)
   program = str(jax.make_jaxpr(lambda v: jnp.sum(again.apply(v, x, mode)))(variables))
   assert 'remat' in program or 'checkpoint' in program
+
+
+class Convolutions(nn.Module):
+  """Two convolutions with filters, whose results are products."""
+
+  compute: Compute
+
+  @nn.compact
+  def __call__(self, x):
+    for i, down in enumerate((1, 2)):
+      x = Conv2d(4, 3, down=down, compute=self.compute, name=f'conv_{i}')(x)
+    return x
+
+
+def test_keeping_products_changes_what_is_kept_and_nothing_else():
+  def gradient(keep):
+    compute = dataclasses.replace(PORTABLE, keep=keep)
+    network = compute.network(Convolutions)(compute)
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    variables = network.init(jax.random.key(1), x)
+    _, pullback = jax.vjp(lambda v: jnp.sum(network.apply(v, x)), variables)
+    kept = sorted(leaf.shape for leaf in jax.tree.leaves(pullback) if leaf.ndim == 4)
+    return pullback(1.0)[0], kept
+
+  (expected, everything), (found, products) = gradient('all'), gradient('products')
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+  # Not the filtered map of 9 x 9, which the second convolution reads.
+  assert (1, 9, 9, 4) in everything and (1, 9, 9, 4) not in products
+  assert (1, 8, 8, 4) in products

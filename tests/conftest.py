@@ -30,8 +30,6 @@ def exact_products():
 def tiny_config(steps: int = 4) -> ml_collections.ConfigDict:
   """The demo's configuration shrunk to a few steps of four images."""
   config = demo.get_config()
-  # The CPU's forms run faster, these compile faster.
-  config.model.formulations = 'gpu'
   config.train.batch_size = 4
   config.train.total_kimg = steps * 0.004
   config.train.kimg_per_tick = 0.008

@@ -1,0 +1,26 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mat_jax import programs
+
+
+def test_a_program_is_compiled_once_and_donates():
+  traces = []
+
+  def double(x):
+    traces.append(x.shape)
+    return 2 * x
+
+  program = programs.Program(jax.jit(double, donate_argnums=0))
+  first = jnp.arange(3.0)
+  second = program(first)
+  assert first.is_deleted()
+  np.testing.assert_array_equal(program(second), [0.0, 4.0, 8.0])
+  assert traces == [(3,)]
+
+
+def test_a_program_can_be_lowered_for_shapes_alone():
+  program = programs.Program(jax.jit(lambda x: x + 1))
+  text = program.lower(jax.ShapeDtypeStruct((5,), jnp.float32)).as_text()
+  assert '5xf32' in text
