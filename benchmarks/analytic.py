@@ -66,9 +66,8 @@ def _inner(params: dict[str, Any]) -> Iterable[core.Jaxpr]:
 
 
 def _dot(left: tuple[int, ...], right: tuple[int, ...], dimensions: Any) -> int:
-  (contracted, right_contracted), (_, right_batch) = dimensions
+  (_, right_contracted), (_, right_batch) = dimensions
   rest = [size for axis, size in enumerate(right) if axis not in (*right_contracted, *right_batch)]
-  del contracted
   return 2 * math.prod(left) * math.prod(rest)
 
 

@@ -52,8 +52,9 @@ _LEVEL = flags.DEFINE_string('optimization_level', 'O1', "XLA's effort: O0 to O3
                              'its default, which takes many times longer.')
 _HLO = flags.DEFINE_string('hlo', '', 'Folder for the text of the compiled programs.')
 
-# Names of libtpu for some slice of each kind.
-_ACCELERATORS = {'v4': 'v4-8', 'v5e': 'v5litepod-4', 'v5p': 'v5p-8', 'v6e': 'v6e-4'}
+# libtpu's names for some slice of each kind, and for a chip whose cores are one device.
+_LIBTPU = {'v4': ('v4-8', 'megacore'), 'v5e': ('v5litepod-4', 'default'),
+           'v5p': ('v5p-8', 'default'), 'v6e': ('v6e-4', 'default')}
 _CASES = ((256, 8), (512, 4))
 _FLOPS_GOAL, _REDUCE_GOAL = 1.15, 1.1
 _SECONDS_GOALS = {('v5e', 256): 12.5}  # per thousand images
@@ -98,9 +99,10 @@ def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
   if kind not in TPUS or not re.fullmatch(r'\d+(x\d+){1,2}', shape):
     raise UserError(f'--topology is {name!r}; give one of {", ".join(TPUS)} and the shape of the '
                     'slice, as in v5e:2x2 or v5p:2x2x1')
+  accelerator, config = _LIBTPU[kind]
   # Without a TPU, libtpu would ask the metadata server of a cloud which one it runs on.
   os.environ['TPU_SKIP_MDS_QUERY'] = '1'
-  os.environ.setdefault('TPU_ACCELERATOR_TYPE', _ACCELERATORS[kind])
+  os.environ.setdefault('TPU_ACCELERATOR_TYPE', accelerator)
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   # Nothing runs: other processes may compile at the same time.
   os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
@@ -109,7 +111,7 @@ def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
   host = (*(min(side, 2) for side in sides[:2]), 1)
   try:
     found = topologies.get_topology_desc(
-        platform='tpu', topology_name=name, chip_config_name='default',
+        platform='tpu', topology_name=name, chip_config_name=config,
         chips_per_host_bounds=host, num_slices=1)
   except Exception as error:  # libtpu's own kinds of errors
     raise UserError(f'libtpu has no topology {name!r}: {str(error).splitlines()[0]}') from error

@@ -9,13 +9,13 @@ each of two processes.
 
 import functools
 import json
-import re
 import sys
 
 from flax import traverse_util
 import jax
 import numpy as np
 
+from benchmarks import hlo_text
 from configs import demo
 from input_pipeline import from_config
 from mat_jax import cluster, phases, programs, settings, sharding, train_step
@@ -174,13 +174,7 @@ def run_collectives():
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in make_batch().items()}
   text = programs.compiled_step(networks, options, mesh).lower(
       state, None, batch).compile().as_text()
-  found = {}
-  for shapes, kind in re.findall(
-      r'= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)'
-      r'(?:-start)?\(', text):
-    sizes = [np.prod([int(n) for n in dims.split(',') if n])
-             for dims in re.findall(r'f32\[([\d,]*)\]', shapes)]
-    found[kind] = found.get(kind, 0) + 4 * int(sum(sizes))
+  found = {kind: entry['bytes'] for kind, entry in hlo_text.collectives(text).items()}
   count = {name: sum(x.size for x in jax.tree.leaves(getattr(state, name)))
            for name in ('g_params', 'd_params')}
   return {'bytes': found, 'gradients': 4 * (count['g_params'] + 2 * count['d_params'])}
