@@ -31,10 +31,14 @@ from mat_jax.errors import UserError, exit_on_user_error
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 _PROGRAMS = ('step', 'demo_step', 'fresh_weights', 'demo_fresh_weights', 'generator')
 
-_NAMES = flags.DEFINE_list('programs', list(_PROGRAMS), 'Which of them.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Images of the step of configs/base.py.')
-_MEASURE = flags.DEFINE_string('measure', None, 'Measures this program here; used internally.')
-_FOLDER = flags.DEFINE_string('folder', None, 'Its cache folder.')
+# Of this command alone: others, which a test imports too, have flags of the same names.
+_FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
+_NAMES = flags.DEFINE_list('programs', list(_PROGRAMS), 'Which of them.', flag_values=_FLAGS)
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Images of the step of configs/base.py.',
+    flag_values=_FLAGS)
+_MEASURE = flags.DEFINE_string('measure', None, 'Measures this program here; used internally.',
+    flag_values=_FLAGS)
+_FOLDER = flags.DEFINE_string('folder', None, 'Its cache folder.', flag_values=_FLAGS)
 
 
 def _config(name: str) -> ml_collections.ConfigDict:

@@ -33,16 +33,24 @@ from mat_jax.train_state import create
 Tree = Any
 Row = dict[str, Any]
 
-_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')
-_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier.')
-_DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float32, or auto: bfloat16 on a TPU.')
-_FORMULATIONS = flags.DEFINE_string('formulations', 'auto', 'See configs/base.py.')
-_REMAT = flags.DEFINE_bool('remat', False, 'Blocks compute their activations again.')
+# Of this command alone: others, which a test imports too, have flags of the same names.
+_FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
+_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.', flag_values=_FLAGS)
+_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier.', flag_values=_FLAGS)
+_DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float32, or auto: bfloat16 on a TPU.',
+    flag_values=_FLAGS)
+_FORMULATIONS = flags.DEFINE_string('formulations', 'auto', 'See configs/base.py.',
+    flag_values=_FLAGS)
+_REMAT = flags.DEFINE_bool('remat', False, 'Blocks compute their activations again.',
+    flag_values=_FLAGS)
 _BATCH_SIZES = flags.DEFINE_list(
-    'batch_sizes', [], 'Global batches to train with; by default 4 per device, doubled.')
-_GENERATE = flags.DEFINE_list('generate', ['1', '8', '32'], 'Batches to complete; empty for none.')
-_STEPS = flags.DEFINE_integer('steps', 10, 'Most steps of each kind to time.')
-_SECONDS = flags.DEFINE_float('seconds', 600.0, 'After so many, no further batch is begun.')
+    'batch_sizes', [], 'Global batches to train with; by default 4 per device, doubled.',
+    flag_values=_FLAGS)
+_GENERATE = flags.DEFINE_list('generate', ['1', '8', '32'], 'Batches to complete; empty for none.',
+    flag_values=_FLAGS)
+_STEPS = flags.DEFINE_integer('steps', 10, 'Most steps of each kind to time.', flag_values=_FLAGS)
+_SECONDS = flags.DEFINE_float('seconds', 600.0, 'After so many, no further batch is begun.',
+    flag_values=_FLAGS)
 
 
 def doubled(smallest: int) -> Iterator[int]:

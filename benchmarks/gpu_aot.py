@@ -28,18 +28,26 @@ from benchmarks.gpu_hlo import Kernel
 from benchmarks.gpu_target import Target
 from mat_jax.errors import UserError, exit_on_user_error
 
-_TARGET = flags.DEFINE_enum('target', None, gpu_target.NAMES, 'The card.', required=True)
-_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')
+# Of this command alone: others, which a test imports too, have flags of the same names.
+_FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
+_TARGET = flags.DEFINE_enum('target', None, gpu_target.NAMES, 'The card.', required=True,
+    flag_values=_FLAGS)
+_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.', flag_values=_FLAGS)
 _DTYPE = flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16'),
-                           'Of activations; by default bfloat16, on a T4 float32.')
-_REMAT = flags.DEFINE_bool('remat', False, 'Computes activations again in the backward pass.')
-_BATCH = flags.DEFINE_integer('batch', None, 'Images per card instead of a search.')
+                           'Of activations; by default bfloat16, on a T4 float32.',
+    flag_values=_FLAGS)
+_REMAT = flags.DEFINE_bool('remat', False, 'Computes activations again in the backward pass.',
+    flag_values=_FLAGS)
+_BATCH = flags.DEFINE_integer('batch', None, 'Images per card instead of a search.',
+    flag_values=_FLAGS)
 _FIRST = flags.DEFINE_multi_integer('first', [4, 8], 'The first two batches of the search.',
-                                    lower_bound=1)
+                                    lower_bound=1, flag_values=_FLAGS)
 _DEVICES = flags.DEFINE_multi_integer('devices', [1], 'Numbers of cards to compile for.',
-                                      lower_bound=1)
-_RESERVE = flags.DEFINE_float('reserve', 0.1, 'Share of the memory left for workspaces.')
-_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the published network.')
+                                      lower_bound=1, flag_values=_FLAGS)
+_RESERVE = flags.DEFINE_float('reserve', 0.1, 'Share of the memory left for workspaces.',
+    flag_values=_FLAGS)
+_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the published network.',
+    flag_values=_FLAGS)
 
 _CARDS = (16e9, 40e9, 80e9)  # bytes of the cards that batches are estimated for
 

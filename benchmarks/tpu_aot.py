@@ -36,21 +36,30 @@ from benchmarks.chips import TPUS, Chip
 from mat_jax import command_line, sharding
 from mat_jax.errors import UserError, exit_on_user_error
 
-_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', f'{", ".join(TPUS)}, and the chips.')
+# Of this command alone: others, which a test imports too, have flags of the same names.
+_FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
+_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', f'{", ".join(TPUS)}, and the chips.',
+    flag_values=_FLAGS)
 _PROGRAMS = flags.DEFINE_multi_enum(
     'programs', ['generator', 'discriminator', 'step'], ['generator', 'discriminator', 'step'],
-    'What to compile; give it several times for several.')
-_RESOLUTION = flags.DEFINE_integer('resolution', None, 'Side of the images.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Images per chip, with --resolution.')
-_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the published size.')
-_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of activations.')
+    'What to compile; give it several times for several.', flag_values=_FLAGS)
+_RESOLUTION = flags.DEFINE_integer('resolution', None, 'Side of the images.', flag_values=_FLAGS)
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Images per chip, with --resolution.',
+    flag_values=_FLAGS)
+_WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the published size.',
+    flag_values=_FLAGS)
+_DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of activations.',
+    flag_values=_FLAGS)
 _FORMULATIONS = flags.DEFINE_enum('formulations', 'tpu', ['cpu', 'gpu', 'tpu'],
-                                  'Forms of the heavy operations.')
-_REMAT = flags.DEFINE_bool('remat', False, 'Compute activations again in the backward pass.')
-_MICROBATCH = flags.DEFINE_integer('microbatch', None, 'Images per chip at a time.')
+                                  'Forms of the heavy operations.', flag_values=_FLAGS)
+_REMAT = flags.DEFINE_bool('remat', False, 'Compute activations again in the backward pass.',
+    flag_values=_FLAGS)
+_MICROBATCH = flags.DEFINE_integer('microbatch', None, 'Images per chip at a time.',
+    flag_values=_FLAGS)
 _LEVEL = flags.DEFINE_string('optimization_level', 'O1', "XLA's effort: O0 to O3, UNKNOWN for "
-                             'its default, which takes many times longer.')
-_HLO = flags.DEFINE_string('hlo', '', 'Folder for the text of the compiled programs.')
+                             'its default, which takes many times longer.', flag_values=_FLAGS)
+_HLO = flags.DEFINE_string('hlo', '', 'Folder for the text of the compiled programs.',
+    flag_values=_FLAGS)
 
 # libtpu's names for some slice of each kind, and for a chip whose cores are one device.
 _LIBTPU = {'v4': ('v4-8', 'megacore'), 'v5e': ('v5litepod-4', 'default'),
