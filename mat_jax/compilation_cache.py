@@ -21,7 +21,8 @@ def enable(folder: str | None = None) -> None:
 
   Args:
     folder: where to; None for JAX_COMPILATION_CACHE_DIR if that is set, else mat-jax/programs
-      in the user's cache folder; '' for none. JAX runs what is in it, so nobody else should be able to write there.
+      in the user's cache folder; '' for none. JAX runs what is in it, so nobody else should be
+      able to write there.
   """
   if folder is None:
     folder = jax.config.jax_compilation_cache_dir
