@@ -138,7 +138,8 @@ class AbstractStep:
   def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
     if self.mesh is None:
       return jax.jit(function, donate_argnums=0)
-    return jax.jit(function, out_shardings=sharding.replicated(self.mesh), donate_argnums=0)
+    return jax.jit(function, out_shardings=sharding.replicated(self.mesh), donate_argnums=0,
+                   compiler_options=programs.compiler_options(self.mesh))
 
   def _place(self, tree: Tree, by_batch: bool = False) -> Tree:
     return _placed(tree, self.mesh, by_batch)

@@ -36,8 +36,13 @@ class Compute:
       'strips' of rows, or by 'xla'.
     pointwise: a k1 convolution as a matrix 'product' or as a 'convolution', which keeps the
       layout of its neighbours on a TPU.
+    images: the layout in memory of maps of three channels, 'any' that XLA chooses or 'planes',
+      one for each channel. XLA would choose that of the convolutions around them, with the batch
+      in the TPU's 128 lanes: eight images then take the room of 128.
     attention_tokens: neighbouring windows of fewer tokens are computed together, shut off
       from each other: a TPU pads rows of logits to its 128 lanes anyway.
+    attention: of windows as 'products' that XLA compiles, or as one 'kernel' of a TPU
+      (`mat_jax.window_kernel`) where a device computes its own batch, as in training.
     keep: what a network keeps for its backward pass: 'all' that it needs, or the 'products',
       the results of its convolutions, from which the rest is computed again: scaling, bias,
       activation, filter, and attention, some per cent of the work.
@@ -55,7 +60,9 @@ class Compute:
   downsample_conv: Literal['phases', 'strided', 'adjoint'] = 'strided'
   weight_gradient: Literal['strips', 'xla'] = 'xla'
   pointwise: Literal['product', 'convolution'] = 'product'
+  images: Literal['any', 'planes'] = 'any'
   attention_tokens: int = 1
+  attention: Literal['products', 'kernel'] = 'products'
   keep: Literal['all', 'products'] = 'all'
   remat: bool = False
   inference: Literal['batch', 'image'] = 'batch'
@@ -112,5 +119,5 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
     return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products',
                    inference='image')
   if platform == 'tpu':
-    return Compute(dtype, 'depthwise', 'dilated', 'strided', 'xla', 'convolution', 128)
+    return Compute(dtype, 'depthwise', 'adjoint', 'strided', 'xla', 'convolution', 'planes', 128, 'kernel')
   return Compute(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

@@ -10,9 +10,10 @@ import math
 
 from flax import linen as nn
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
-from mat_jax import resample
+from mat_jax import convolution, resample
 from mat_jax.compute import PORTABLE, Compute
 
 
@@ -119,13 +120,31 @@ class FullyConnected(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., in] -> [..., features]."""
     dtype = self.compute.dtype
+    kernel, bias, gain = self._weights(x.shape[-1])
+    y = gain * self._product(x.astype(dtype), kernel.astype(dtype))
+    return activate(y + bias.astype(dtype), self.activation)
+
+  def _weights(self, inputs: int) -> tuple[jax.Array, jax.Array, float]:
+    """Kernel [inputs, features] and bias, and what multiplies a product with the kernel."""
     kernel = self.param(
-        'kernel', self.compute.normal(1.0 / self.lr_multiplier), (x.shape[-1], self.features))
+        'kernel', self.compute.normal(1.0 / self.lr_multiplier), (inputs, self.features))
     bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
-    gain = self.lr_multiplier / math.sqrt(x.shape[-1])
-    y = gain * (x.astype(dtype) @ kernel.astype(dtype))
-    y = y + (bias * self.lr_multiplier).astype(dtype)
-    return activate(y, self.activation)
+    return kernel, bias * self.lr_multiplier, self.lr_multiplier / math.sqrt(inputs)
+
+  def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if x.ndim == 4 and self.compute.pointwise == 'convolution':
+      return convolution.convolve(x, kernel[None, None], compute=self.compute)
+    return x @ kernel
+
+
+class FullyConnectedWeights(FullyConnected):
+  """The parameters of `FullyConnected`, for a product that is computed elsewhere."""
+
+  @nn.compact
+  def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel [inputs, features] and bias [features] as they are used, in the compute dtype."""
+    kernel, bias, gain = self._weights(inputs)
+    return (kernel * gain).astype(self.compute.dtype), bias.astype(self.compute.dtype)
 
 
 class Conv2d(nn.Module):
@@ -195,8 +214,10 @@ class ModulatedConv2d(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.compute.normal(1.0), shape)
     scale = scale * _gain(shape)
-    if not self.demodulate and self.up == 1 and shape[:2] == (1, 1):
-      # Scaling a small kernel for each image spares a scaled copy of the map.
+    if not self.demodulate and self.up == 1 and shape[:2] == (1, 1) and (
+        self.compute.pointwise == 'product'):
+      # Scaling a small kernel for each image spares a scaled copy of the map. (A TPU scales
+      # within the convolution, and would change the layout of the map for this.)
       kernels = kernel[0, 0] * scale[:, :, None]
       return jnp.einsum('nhwi,nio->nhwo', x.astype(dtype), kernels.astype(dtype))
     y = resample.resample_conv(
@@ -291,6 +312,8 @@ class ToRGB(nn.Module):
     y = ModulatedConv2d(
         self.features, 1, demodulate=False, compute=self.compute, name='conv')(x, style)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    if self.compute.images == 'planes':
+      y = with_layout_constraint(y, Layout((0, 3, 1, 2)))
     # Images are summed over up to seven sizes: float32 keeps the sum exact.
     y = y.astype(jnp.float32) + bias
     if skip is None:

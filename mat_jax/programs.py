@@ -65,12 +65,18 @@ def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
   return Program(jax.jit(
       train_step.make_train_step(context, freeze_generator),
       in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
-      donate_argnums=0, compiler_options=_options(mesh)))
+      donate_argnums=0, compiler_options=compiler_options(mesh)))
 
 
-def _options(mesh: Mesh) -> dict[str, str | int]:
-  """Of XLA, for a step on these devices."""
-  if mesh.devices.flat[0].platform != 'cpu':
+def compiler_options(mesh: Mesh) -> dict[str, str | int]:
+  """XLA's options for a step on these devices."""
+  platform = mesh.devices.flat[0].platform
+  if platform == 'tpu':
+    # Of fewer than eight images, the TPU's sublanes, XLA would cut each into strips and glue them
+    # before each filter: at 512 px with four images three times the bytes.
+    return {'xla_tpu_run_space_to_batch': False,
+            'xla_tpu_run_space_to_batch_on_new_platforms': False}
+  if platform != 'cpu':
     return {}
   # The default order of operations looks for some that can run side by side, which a few
   # cores have no use for, and keeps 1.5 times the maps.

@@ -76,6 +76,11 @@ class Context:
     return self.spread(draw(key, self.networks.generator, state.g_buffers,
                             state.augment.probability, self.settings))
 
+  @property
+  def _is_tpu(self) -> bool:
+    """Then `window_kernel` has to know that it sees the batch of one device."""
+    return self.mesh is not None and self.mesh.devices.flat[0].platform == 'tpu'
+
   def gradients(self, loss: Loss, params: Tree, shared: Tree,
                 examples: Tree) -> tuple[Tree, Metrics]:
     """`mean_gradients` over the devices.
@@ -85,7 +90,7 @@ class Context:
     """
     microbatches = self.settings.batch_size // self.settings.microbatch
     devices = 1 if self.mesh is None else self.mesh.devices.size
-    if devices == 1 or self.settings.microbatch // devices % GROUP_SIZE:
+    if (devices == 1 and not self._is_tpu) or self.settings.microbatch // devices % GROUP_SIZE:
       # Groups of the minibatch standard deviation lie across devices: XLA knows how.
       return mean_gradients(loss, params, shared, examples, microbatches)
 

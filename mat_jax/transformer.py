@@ -14,8 +14,9 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from mat_jax import window_kernel
 from mat_jax.compute import PORTABLE, Compute
-from mat_jax.layers import Conv2d, FullyConnected
+from mat_jax.layers import Conv2d, FullyConnected, FullyConnectedWeights
 
 _SHUT_OUT = -100.0
 _APART = -1e9  # of logits: no float32 exponential is left of it
@@ -141,6 +142,8 @@ class WindowAttention(nn.Module):
     Returns:
       [B, T, C].
     """
+    if self._is_kernel(tokens):
+      return self._by_kernel(tokens, bias, mask)
     shape = tokens.shape
     joined = self._joined_windows(shape, bias)
     bias = join_windows(bias, shape[1], joined)
@@ -172,6 +175,23 @@ class WindowAttention(nn.Module):
     y = jnp.einsum('bhqk,bkhd->bqhd', weights, value) / total
     y = y.astype(value.dtype).reshape(b, t, c)
     return project('proj', y).reshape(shape)
+
+  def _is_kernel(self, tokens: jax.Array) -> bool:
+    """Whether to compute by `window_kernel`, which has to see the batch of one device."""
+    return (self.compute.attention == 'kernel' and tokens.shape[1] % 8 == 0
+            and bool(jax.sharding.get_abstract_mesh().manual_axes))
+
+  def _by_kernel(self, tokens: jax.Array, bias: np.ndarray | None,
+                 mask: jax.Array | None) -> jax.Array:
+    c = tokens.shape[-1]
+
+    def weights(name: str) -> tuple[jax.Array, jax.Array]:
+      kernel, bias = FullyConnectedWeights(c, compute=self.compute, name=name)(c)
+      return kernel, bias[None]
+
+    return window_kernel.attend(
+        tokens.astype(self.compute.dtype),
+        window_kernel.Weights(*map(weights, ('q', 'k', 'v', 'proj'))), self.heads, bias, mask)
 
   def _joined_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
     """How many windows of [B, T, C] tokens to compute together."""

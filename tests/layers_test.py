@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mat_jax import layers
-from mat_jax.compute import for_platform
+from mat_jax.compute import PORTABLE, for_platform
 from mat_jax.discriminator import DiscriminatorBlock
 from tests import reference
 
@@ -99,3 +99,21 @@ def test_bfloat16_compute_keeps_float32_parameters():
   variables = module.init(jax.random.key(0), x, style)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
   assert module.apply(variables, x, style).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('make', [
+    lambda compute: (layers.ToRGB(compute=compute), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
+    lambda compute: (layers.ToRGB(compute=compute), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
+    lambda compute: (layers.FullyConnected(7, 'lrelu', compute=compute), ((2, 4, 4, 6),))],
+    ids=['image', 'smaller_image', 'fully_connected'])
+def test_forms_of_a_tpu_agree_with_the_portable_ones(make):
+  def gradients(compute):
+    module, shapes = make(compute)
+    inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+    variables = module.init(jax.random.key(9), *inputs)
+    return jax.jit(jax.grad(
+        lambda variables, inputs: jnp.sum(jnp.sin(module.apply(variables, *inputs))), (0, 1)))(
+            variables, inputs)
+
+  found, expected = gradients(for_platform(platform='tpu')), gradients(PORTABLE)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)

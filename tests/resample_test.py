@@ -88,5 +88,5 @@ def test_upsample_doubles_and_keeps_a_constant(compute):
 
 def test_platforms_differ_in_forms_and_agree_in_dtype():
   cpu, tpu, gpu = (for_platform(jnp.bfloat16, name) for name in ('cpu', 'tpu', 'gpu'))
-  assert cpu.upsample_conv == 'sub_kernels' and tpu.upsample_conv == 'dilated'
+  assert cpu.upsample_conv == 'sub_kernels' and tpu.upsample_conv == 'adjoint'
   assert {cpu.dtype, tpu.dtype, gpu.dtype} == {jnp.bfloat16}
