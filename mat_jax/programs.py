@@ -3,9 +3,11 @@
 Runs of equal networks and settings in one process share them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import ctypes
 import functools
+import gc
 import sys
 import time
 from typing import Any
@@ -15,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from mat_jax import sharding, train_state, train_step
+from mat_jax.kept_programs import KeptProgram
 from mat_jax.phases import Networks
 from mat_jax.settings import Training
 from mat_jax.train_state import TrainState
@@ -26,25 +29,58 @@ class Program:
   So the memory that compiling took is free again when the program runs.
   """
 
-  def __init__(self, jitted: Callable[..., Any]):
+  def __init__(self, jitted: Callable[..., Any], kept: KeptProgram | None = None,
+               options: dict[str, Any] | None = None):
+    """Nothing is traced yet.
+
+    Args:
+      jitted: the function.
+      kept: the same, for a program that may come from disk.
+      options: of the compiler, for that one.
+    """
     self._jitted = jitted
+    self._kept = kept
+    self._options = options or {}
     self._compiled: Callable[..., Any] | None = None
 
   def trace(self, *arguments: Any) -> jax.stages.Traced:
     """The program before it is lowered, for arguments or their shapes."""
-    return self._jitted.trace(*arguments)
+    with _without_garbage_collection():
+      return self._jitted.trace(*arguments)
 
   def lower(self, *arguments: Any) -> jax.stages.Lowered:
     """The program before it is compiled, for arguments or their shapes."""
-    return self.trace(*arguments).lower()
+    with _without_garbage_collection():
+      return self._jitted.trace(*arguments).lower()
+
+  def compile(self, *arguments: Any) -> Callable[..., Any]:
+    """The compiled program for arguments or their shapes, from disk as far as it is there."""
+    with _without_garbage_collection():
+      found = self._kept and self._kept.lower(arguments, self._options)
+    if not found:
+      return self.lower(*arguments).compile()
+    lowered, wrap = found
+    return wrap(lowered.compile())
 
   def __call__(self, *arguments: Any) -> Any:
     if self._compiled is None:
       begun = time.monotonic()
-      self._compiled = self.lower(*arguments).compile()
+      self._compiled = self.compile(*arguments)
       _release_memory()
       logging.info('Compiled a program in %.0f s.', time.monotonic() - begun)
     return self._compiled(*arguments)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+  """Tracing makes millions of objects that stay; looking through them takes a quarter of it."""
+  enabled = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if enabled:
+      gc.enable()
 
 
 def _release_memory() -> None:
@@ -62,10 +98,15 @@ def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
   """
   replicated, by_batch = sharding.replicated(mesh), sharding.by_batch(mesh)
   context = train_step.Context(networks, settings, mesh)
-  return Program(jax.jit(
-      train_step.make_train_step(context, freeze_generator),
-      in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
-      donate_argnums=0, compiler_options=compiler_options(mesh)))
+  step, options = train_step.make_train_step(context, freeze_generator), compiler_options(mesh)
+  shardings = (replicated, replicated, by_batch)
+  jitted = jax.jit(step, in_shardings=shardings, out_shardings=replicated, donate_argnums=0,
+                   compiler_options=options)
+  if mesh.devices.flat[0].platform != 'cpu':
+    return Program(jitted)
+  kept = KeptProgram(step, shardings, replicated, lambda state, features, batch: (state, 0),
+                     (networks, settings, freeze_generator))
+  return Program(jitted, kept, options)
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str | int]:
@@ -81,6 +122,8 @@ def compiler_options(mesh: Mesh) -> dict[str, str | int]:
   # The default order of operations looks for some that can run side by side, which a few
   # cores have no use for, and keeps 1.5 times the maps.
   return {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
+          # Its products are no faster, and a program from the cache looks through itself for each.
+          'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INVALID',
           # LLVM's last passes take a fifth of the time to compile and save none of a step's.
           'xla_backend_optimization_level': 1}
 

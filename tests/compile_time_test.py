@@ -17,7 +17,7 @@ def test_a_program_is_made_ready_without_being_run():
     return 2 * x
 
   found = compile_time.measure((jax.jit(fail), (jax.ShapeDtypeStruct((3,), jnp.float32),)))
-  assert found['seconds'] >= found['of_which_tracing'] >= 0
+  assert found['seconds'] >= 0
 
 
 def test_the_programs_are_those_of_training():

@@ -1,3 +1,5 @@
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,3 +26,9 @@ def test_a_program_can_be_lowered_for_shapes_alone():
   program = programs.Program(jax.jit(lambda x: x + 1))
   text = program.lower(jax.ShapeDtypeStruct((5,), jnp.float32)).as_text()
   assert '5xf32' in text
+
+
+def test_garbage_is_not_collected_while_a_program_is_traced():
+  seen = []
+  programs.Program(jax.jit(lambda x: seen.append(gc.isenabled()) or x)).lower(jnp.zeros(3))
+  assert seen == [False] and gc.isenabled()
