@@ -24,7 +24,7 @@ from mat_jax.settings import GROUP_SIZE
 
 _CLUSTER = flags.DEFINE_string('cluster', 'v5e', 'v5e or v4.')
 _SECONDS = flags.DEFINE_string(
-    'seconds_per_kimg', '256:15.6,512:28.7', 'Of one chip, by resolution.')
+    'seconds_per_kimg', '256:12.2,512:41.9', 'Of one chip, by resolution.')
 _BATCHES = flags.DEFINE_string('batch_per_chip', '256:8,512:4', 'Images, by resolution.')
 _READING = flags.DEFINE_string(
     'images_per_second', '256:1141,512:500', 'Prepared shards that two CPU cores read and mask.')
@@ -152,7 +152,7 @@ def breaks_first(workload: Workload, rows: Iterable[dict[str, float]]) -> str:
 
 
 def by_resolution(text: str, flag: str) -> dict[int, float]:
-  """'256:15.6,512:28.7' as a mapping; UserError for what is none, or not positive."""
+  """'256:12.2,512:41.9' as a mapping; UserError for what is none, or not positive."""
   try:
     pairs = dict(part.split(':') for part in text.split(','))
     found = {int(resolution): float(value) for resolution, value in pairs.items()}
@@ -160,7 +160,7 @@ def by_resolution(text: str, flag: str) -> dict[int, float]:
       raise ValueError
   except ValueError as error:
     raise UserError(f'--{flag} is {text!r}; give positive numbers by resolution, as '
-                    '256:15.6,512:28.7') from error
+                    '256:12.2,512:41.9') from error
   return found
 
 

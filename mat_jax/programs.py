@@ -123,7 +123,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str | int]:
   # cores have no use for, and keeps 1.5 times the maps.
   return {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
           # Its products are no faster, and a program from the cache looks through itself for each.
-          'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INVALID',
+          'xla_cpu_experimental_ynn_fusion_type': '',
           # LLVM's last passes take a fifth of the time to compile and save none of a step's.
           'xla_backend_optimization_level': 1}
 

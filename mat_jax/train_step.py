@@ -1,6 +1,7 @@
 """One training step: Gmain, Dmain, lazy R1, adaptive augmentation and the moving average."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -76,9 +77,18 @@ class Context:
     return self.spread(draw(key, self.networks.generator, state.g_buffers,
                             state.augment.probability, self.settings))
 
+  def float32_products(self) -> contextlib.AbstractContextManager[None]:
+    """Within it, products of float32 arrays are float32 on a TPU too, to about 16 bits.
+
+    By default a TPU rounds the operands to bfloat16; here it multiplies both parts of each, in
+    three passes. A precision that was asked for, as by `jax_default_matmul_precision`, stays.
+    """
+    if self._is_tpu and jax.config.jax_default_matmul_precision is None:
+      return jax.default_matmul_precision('high')
+    return contextlib.nullcontext()
+
   @property
   def _is_tpu(self) -> bool:
-    """Then `window_kernel` has to know that it sees the batch of one device."""
     return self.mesh is not None and self.mesh.devices.flat[0].platform == 'tpu'
 
   def gradients(self, loss: Loss, params: Tree, shared: Tree,
@@ -90,8 +100,9 @@ class Context:
     """
     microbatches = self.settings.batch_size // self.settings.microbatch
     devices = 1 if self.mesh is None else self.mesh.devices.size
+    # Groups of the minibatch standard deviation may lie across devices: XLA knows how. On a
+    # TPU one device is told, too, that its batch is its own, for `window_kernel`.
     if (devices == 1 and not self._is_tpu) or self.settings.microbatch // devices % GROUP_SIZE:
-      # Groups of the minibatch standard deviation lie across devices: XLA knows how.
       return mean_gradients(loss, params, shared, examples, microbatches)
 
     def local(params: Tree, shared: Tree, examples: Tree) -> tuple[Tree, Metrics]:
@@ -168,8 +179,9 @@ def regularize_discriminator(state: TrainState, batch: Batch, key: jax.Array,
   def loss(params: Tree, shared: Tree, examples: Tree) -> tuple[jax.Array, Metrics]:
     return phases.r1_loss(params, *shared, *examples, networks, settings)
 
-  gradients, metrics = context.gradients(
-      loss, state.d_params, (probability,), (batch, transforms))
+  with context.float32_products():
+    gradients, metrics = context.gradients(
+        loss, state.d_params, (probability,), (batch, transforms))
   return _apply_to_discriminator(state, gradients, settings), metrics
 
 

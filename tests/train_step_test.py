@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -58,3 +59,18 @@ def test_microbatches_give_the_gradients_of_the_batch():
   whole = train_step.mean_gradients(loss, params, 2.0, examples, 1)
   parts = jax.jit(lambda p, e: train_step.mean_gradients(loss, p, 2.0, e, 4))(params, examples)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
+
+
+@pytest.mark.parametrize('platform,asked_for,found', [
+    ('tpu', None, 'high'), ('tpu', 'float32', 'float32'), ('gpu', None, None)])
+def test_products_of_r1_are_float32_on_a_tpu(training, platform, asked_for, found):
+  mesh = types.SimpleNamespace(
+      devices=np.array([types.SimpleNamespace(platform=platform)], dtype=object))
+  before = jax.config.jax_default_matmul_precision
+  jax.config.update('jax_default_matmul_precision', asked_for)
+  try:
+    with train_step.Context(None, training, mesh).float32_products():
+      assert jax.config.jax_default_matmul_precision == found
+    assert jax.config.jax_default_matmul_precision == asked_for
+  finally:
+    jax.config.update('jax_default_matmul_precision', before)
