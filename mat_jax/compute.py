@@ -119,5 +119,6 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compu
     return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products',
                    inference='image')
   if platform == 'tpu':
-    return Compute(dtype, 'depthwise', 'adjoint', 'strided', 'xla', 'convolution', 'planes', 128, 'kernel')
+    return Compute(dtype, 'depthwise', 'adjoint', 'strided', 'xla', pointwise='convolution',
+                   images='planes', attention_tokens=128, attention='kernel')
   return Compute(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

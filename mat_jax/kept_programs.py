@@ -1,10 +1,9 @@
 """Traced programs on disk, so that the next process need not trace them again.
 
-Tracing and lowering the training step takes Python a third of what is left of a start once its
-compiled form comes from `compilation_cache`. What comes out of them, StableHLO, is kept in the
-same folder, as `jax.export` writes it: a description of the program, in no pickle. Its name is a
-digest of everything that it was made from, the code of this package and the versions of the
-others included.
+Once compiled programs come from `compilation_cache`, tracing and lowering the training step is
+half of what a start waits for (docs/performance.md). Their outcome, StableHLO, is kept in the
+same folder as `jax.export` writes it, which is no pickle. Its name is a digest of everything
+that it was made from, the code of this package and the versions of the others included.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ class KeptProgram:
     out_sharding: of all results.
     result: arguments -> a tree of the structure of the results.
     description: what the function closes over; what `repr` says of it counts.
+    options: of the compiler.
   """
 
   function: Callable[..., Tree]
@@ -50,14 +50,14 @@ class KeptProgram:
   out_sharding: jax.sharding.Sharding
   result: Callable[..., Tree]
   description: Any
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-  def lower(self, arguments: Sequence[Tree],
-            options: dict[str, Any]) -> tuple[jax.stages.Lowered, Callable[..., Tree]] | None:
+  def lower(self, arguments: Sequence[Tree]) -> (
+      tuple[jax.stages.Lowered, Callable[..., Tree]] | None):
     """The program, ready to be compiled. The first argument is donated.
 
     Args:
       arguments: arrays or their shapes.
-      options: of the compiler.
 
     Returns:
       A program of all arrays of the arguments, and what makes a function like `function` of
@@ -74,7 +74,7 @@ class KeptProgram:
       _write(path, exported)
     jitted = jax.jit(
         exported.call, in_shardings=self._flat_shardings(arguments),
-        out_shardings=self.out_sharding, compiler_options=options,
+        out_shardings=self.out_sharding, compiler_options=self.options,
         donate_argnums=tuple(range(len(jax.tree.leaves(arguments[0])))))
     structure = jax.tree.structure(self.result(*arguments))
 

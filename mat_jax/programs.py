@@ -29,18 +29,15 @@ class Program:
   So the memory that compiling took is free again when the program runs.
   """
 
-  def __init__(self, jitted: Callable[..., Any], kept: KeptProgram | None = None,
-               options: dict[str, Any] | None = None):
+  def __init__(self, jitted: Callable[..., Any], kept: KeptProgram | None = None):
     """Nothing is traced yet.
 
     Args:
       jitted: the function.
       kept: the same, for a program that may come from disk.
-      options: of the compiler, for that one.
     """
     self._jitted = jitted
     self._kept = kept
-    self._options = options or {}
     self._compiled: Callable[..., Any] | None = None
 
   def trace(self, *arguments: Any) -> jax.stages.Traced:
@@ -56,7 +53,7 @@ class Program:
   def compile(self, *arguments: Any) -> Callable[..., Any]:
     """The compiled program for arguments or their shapes, from disk as far as it is there."""
     with _without_garbage_collection():
-      found = self._kept and self._kept.lower(arguments, self._options)
+      found = self._kept and self._kept.lower(arguments)
     if not found:
       return self.lower(*arguments).compile()
     lowered, wrap = found
@@ -105,8 +102,8 @@ def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
   if mesh.devices.flat[0].platform != 'cpu':
     return Program(jitted)
   kept = KeptProgram(step, shardings, replicated, lambda state, features, batch: (state, 0),
-                     (networks, settings, freeze_generator))
-  return Program(jitted, kept, options)
+                     (networks, settings, freeze_generator), options)
+  return Program(jitted, kept)
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str | int]:

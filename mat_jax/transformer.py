@@ -118,6 +118,11 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
   return (x * lax.rsqrt(jnp.maximum(power, epsilon**2))).astype(x.dtype)
 
 
+def _key_bias(mask: jax.Array) -> jax.Array:
+  """Mask of keys [B, T, 1] -> float32 [B, 1, T]: what shuts the keys of the hole out."""
+  return jnp.where(mask == 0.0, _SHUT_OUT, 0.0).swapaxes(1, 2)
+
+
 class WindowAttention(nn.Module):
   """Multi-head attention within windows; queries and keys from normalised tokens.
 
@@ -165,7 +170,7 @@ class WindowAttention(nn.Module):
       logits = logits.reshape(b // windows, windows, self.heads, t, t) + bias[None, :, None]
       logits = logits.reshape(b, self.heads, t, t)
     if mask is not None:
-      logits = logits + jnp.where(mask == 0.0, _SHUT_OUT, 0.0)[:, None, None, :, 0]
+      logits = logits + _key_bias(mask)[:, None]
     # The softmax divides last, by sums over keys: every pass over [b, h, t, t] that the
     # backward pass then needs not is memory traffic, the largest of the stage, and so are
     # exponentials kept in float32. The largest logit cancels and has no gradient.
@@ -191,7 +196,8 @@ class WindowAttention(nn.Module):
 
     return window_kernel.attend(
         tokens.astype(self.compute.dtype),
-        window_kernel.Weights(*map(weights, ('q', 'k', 'v', 'proj'))), self.heads, bias, mask)
+        window_kernel.Weights(*map(weights, ('q', 'k', 'v', 'proj'))), self.heads, bias,
+        None if mask is None else _key_bias(mask))
 
   def _joined_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
     """How many windows of [B, T, C] tokens to compute together."""

@@ -24,8 +24,6 @@ import numpy as np
 
 # Tokens that a program takes: enough for the products to fill the chip's units.
 _TOKENS = 512
-# Of keys that are shut out (MAT, equation 4).
-_SHUT_OUT = -100.0
 
 
 class Weights(NamedTuple):
@@ -45,7 +43,7 @@ class Weights(NamedTuple):
 
 
 def attend(tokens: jax.Array, weights: Weights, heads: int, bias: np.ndarray | None,
-           mask: jax.Array | None) -> jax.Array:
+           key_bias: jax.Array | None) -> jax.Array:
   """Attention of every window, queries and keys from tokens of length 1.
 
   Differentiable once, by tokens and weights. On other devices than TPUs the kernels are
@@ -56,18 +54,16 @@ def attend(tokens: jax.Array, weights: Weights, heads: int, bias: np.ndarray | N
     weights: in the dtype of the products.
     heads: divides C.
     bias: [windows, T, T] added to the logits, of values that bfloat16 has, or None.
-    mask: [B, T, 1], 1 = valid key, or None.
+    key_bias: float32 [B, 1, T], added to the logits of a key for every query, or None.
 
   Returns:
     [B, T, C] in the dtype of the tokens.
   """
-  constants = []
-  if bias is not None:
-    constants.append(jnp.asarray(bias, jnp.bfloat16))
-  if mask is not None:
-    constants.append(jnp.where(mask == 0.0, _SHUT_OUT, 0.0).swapaxes(1, 2))
+  constants = [] if bias is None else [jnp.asarray(bias, jnp.bfloat16)]
+  if key_bias is not None:
+    constants.append(key_bias)
   return _attend(tokens, weights, tuple(constants),
-                 _Case(heads, bias is not None, mask is not None))
+                 _Case(heads, bias is not None, key_bias is not None))
 
 
 class _Case(NamedTuple):
@@ -75,7 +71,7 @@ class _Case(NamedTuple):
 
   heads: int
   bias: bool
-  mask: bool
+  key_bias: bool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -121,7 +117,7 @@ def _call(kernel: Callable[..., None], tokens: jax.Array, others: tuple[jax.Arra
     tokens: [B, T, C].
     others: further inputs of that shape.
     weights: all of which every program gets.
-    constants: bias and mask, see `case`.
+    constants: bias and key bias, see `case`.
     case: what there is of them.
     shapes: of the results; those of the tokens' shape are cut like them, others are summed.
     flops: of the products.
@@ -162,7 +158,7 @@ def _read(case: _Case, references: tuple[Any, ...]) -> tuple[Weights, jax.Array 
   weights = Weights(*((references[2 * i], references[2 * i + 1]) for i in range(4)))
   left = list(references[8:])
   added = left.pop(0)[...].astype(jnp.float32) if case.bias else None
-  if case.mask:
+  if case.key_bias:
     keys = left.pop(0)[...]
     added = keys if added is None else added + keys
   return weights, added, left
@@ -189,6 +185,25 @@ def _normalize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _project(x: jax.Array, part: tuple[Any, Any]) -> jax.Array:
   """[M, C] -> float32 [M, C]."""
   return _dot(x, part[0][...], (1, 0)) + part[1][...].astype(jnp.float32)
+
+
+def _inputs(weights: Weights, rows: jax.Array, scale: float) -> tuple[jax.Array, ...]:
+  """What attention starts from, all [M, C].
+
+  Args:
+    weights: as references.
+    rows: tokens.
+    scale: of the logits.
+
+  Returns:
+    Tokens of length 1 and what they were multiplied by, float32, and queries times the scale,
+    keys and values of all heads in the dtype of the tokens.
+  """
+  unit, factor = _normalize(rows.astype(jnp.float32))
+  normalized = unit.astype(rows.dtype)
+  projected = (_project(normalized, weights.query) * scale, _project(normalized, weights.key),
+               _project(rows, weights.value))
+  return unit, factor, *(x.astype(rows.dtype) for x in projected)
 
 
 class _Heads:
@@ -221,15 +236,12 @@ def _exponentials(query: jax.Array, key: jax.Array,
 
 
 def _forward(case: _Case, tokens_ref: Any, *references: Any) -> None:
-  """Of some windows."""
+  """Results of some windows."""
   weights, added, (result_ref,) = _read(case, references)
   heads = _Heads(case, tokens_ref)
   rows = tokens_ref[...].reshape(-1, heads.channels)
   dtype = rows.dtype
-  normalized = _normalize(rows.astype(jnp.float32))[0].astype(dtype)
-  query = (_project(normalized, weights.query) * heads.scale).astype(dtype)
-  key = _project(normalized, weights.key).astype(dtype)
-  value = _project(rows, weights.value).astype(dtype)
+  _, _, query, key, value = _inputs(weights, rows, heads.scale)
   mixed = []
   for head in range(heads.count):
     exponentials, total = _exponentials(heads.cut(query, head), heads.cut(key, head), added)
@@ -239,7 +251,7 @@ def _forward(case: _Case, tokens_ref: Any, *references: Any) -> None:
 
 
 def _backward(case: _Case, tokens_ref: Any, gradient_ref: Any, *references: Any) -> None:
-  """Of some windows; gradients of the weights are added up over the programs."""
+  """Gradients of some windows; those of the weights are added up over the programs."""
   weights, added, (by_tokens_ref, *by_weights) = _read(case, references)
   by = Weights(*((by_weights[2 * i], by_weights[2 * i + 1]) for i in range(4)))
 
@@ -251,11 +263,8 @@ def _backward(case: _Case, tokens_ref: Any, gradient_ref: Any, *references: Any)
   heads = _Heads(case, tokens_ref)
   rows = tokens_ref[...].reshape(-1, heads.channels)
   dtype = rows.dtype
-  unit, factor = _normalize(rows.astype(jnp.float32))
+  unit, factor, query, key, value = _inputs(weights, rows, heads.scale)
   normalized = unit.astype(dtype)
-  query = (_project(normalized, weights.query) * heads.scale).astype(dtype)
-  key = _project(normalized, weights.key).astype(dtype)
-  value = _project(rows, weights.value).astype(dtype)
   gradient = gradient_ref[...].reshape(rows.shape).astype(dtype)
   by_mixed = _dot(gradient, weights.result[0][...], (1, 1)).astype(dtype)
   parts = [_head_gradients(*(heads.cut(x, head) for x in (query, key, value, by_mixed)), added)

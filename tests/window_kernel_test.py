@@ -99,9 +99,10 @@ def test_kernel_computes_in_the_dtype_of_the_tokens():
         ((params[name]['kernel'] * 12**-0.5).astype(dtype), params[name]['bias'][None].astype(dtype))
         for name in ('q', 'k', 'v', 'proj')))
 
-  exact = window_kernel.attend(tokens, weights(jnp.float32), _HEADS, bias, mask)
+  key_bias = -100.0 * (1.0 - mask.swapaxes(1, 2))
+  exact = window_kernel.attend(tokens, weights(jnp.float32), _HEADS, bias, key_bias)
   narrow = window_kernel.attend(
-      tokens.astype(jnp.bfloat16), weights(jnp.bfloat16), _HEADS, bias, mask)
+      tokens.astype(jnp.bfloat16), weights(jnp.bfloat16), _HEADS, bias, key_bias)
   assert exact.dtype == jnp.float32 and narrow.dtype == jnp.bfloat16
   error = np.linalg.norm(narrow.astype(jnp.float32) - exact) / np.linalg.norm(exact)
   assert 1e-4 < error < 2e-2
