@@ -20,6 +20,7 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 # ruff: noqa: E402
 from absl import app, flags, logging
 import jax
+import ml_collections
 from ml_collections import config_flags
 
 from eval import evaluate
@@ -48,21 +49,25 @@ def main(argv: list[str]) -> None:
   if not os.path.isfile(path):
     raise UserError(f'the config file {path} does not exist; configs/ holds some to choose from')
   pipeline.hide_accelerators()
-  compilation_cache.enable(_CACHE.value)
   if _DISTRIBUTED.value:
     cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  compilation_cache.enable(_CACHE.value, jax.process_index())
   logging.info('JAX %s on %s, process %d of %d.', jax.__version__,
                ', '.join(sorted({d.device_kind for d in jax.devices()})),
                jax.process_index() + 1, jax.process_count())
-  config, workdir = _CONFIG.value, _WORKDIR.value
-  if _MODE.value != 'train':
-    command_line.exit_on_sigterm()
+  with cluster.ending_together():
+    _run(_CONFIG.value, _WORKDIR.value)
+
+
+def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
   if _MODE.value == 'train':
     train.train(config, workdir, evaluate.make_validation(config))
-  elif _MODE.value == 'eval':
-    evaluate.evaluate(config, workdir)
-  else:
-    inpaint.inpaint_files(config, workdir)
+    return
+  with command_line.ended_by_sigterm():
+    if _MODE.value == 'eval':
+      evaluate.evaluate(config, workdir)
+    else:
+      inpaint.inpaint_files(config, workdir)
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:

@@ -38,7 +38,7 @@ class Case:
     resolution: side of the images.
     batch_size: images of a step, over all devices.
     dtype: 'float32' or 'bfloat16', of activations.
-    formulations: 'cpu', 'gpu' or 'tpu', forms of the heavy operations.
+    implementations: of the heavy operations, 'auto', 'cpu', 'gpu' or 'tpu'.
     remat: blocks compute their activations again in the backward pass.
     microbatch: images whose gradients are computed at a time, over all devices; None for all.
     width: channel multiplier.
@@ -47,7 +47,7 @@ class Case:
   resolution: int
   batch_size: int
   dtype: str
-  formulations: str
+  implementations: str
   remat: bool = False
   microbatch: int | None = None
   width: float = 1.0
@@ -159,13 +159,12 @@ def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
     UserError: the case is none that could be trained.
   """
   config = base.get_config()
-  config.model.update(resolution=case.resolution, dtype=case.dtype, width=case.width,
-                      formulations=case.formulations)
+  config.model.update(resolution=case.resolution, dtype=case.dtype, width=case.width)
   config.train.update(batch_size=case.batch_size, microbatch=case.microbatch, remat=case.remat)
   if mesh is not None:
     sharding.check_batch_size(case.batch_size, mesh, 'train.batch_size')
-  networks = Networks(settings.generator_from_config(config.model, case.remat),
-                      settings.discriminator_from_config(config.model, case.remat))
+  networks = Networks(settings.generator_from_config(config.model, case.implementations, case.remat),
+                      settings.discriminator_from_config(config.model, case.implementations, case.remat))
   training = settings.training_from_config(config)
   state = jax.eval_shape(
       functools.partial(create, generator=networks.generator,

@@ -57,8 +57,9 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
     name: one of the programs.
     config: see `configs/base.py`.
   """
-  generator = settings.generator_from_config(config.model)
-  networks = programs.Networks(generator, settings.discriminator_from_config(config.model))
+  generator = settings.generator_from_config(config.model, config.implementations)
+  networks = programs.Networks(generator, settings.discriminator_from_config(
+      config.model, config.implementations))
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
   create = programs.compiled_create(networks, options, mesh)
   if name.endswith('fresh_weights'):

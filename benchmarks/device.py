@@ -39,7 +39,7 @@ _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.', fla
 _WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier.', flag_values=_FLAGS)
 _DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float32, or auto: bfloat16 on a TPU.',
     flag_values=_FLAGS)
-_FORMULATIONS = flags.DEFINE_string('formulations', 'auto', 'See configs/base.py.',
+_IMPLEMENTATIONS = flags.DEFINE_string('implementations', 'auto', 'See configs/base.py.',
     flag_values=_FLAGS)
 _REMAT = flags.DEFINE_bool('remat', False, 'Blocks compute their activations again.',
     flag_values=_FLAGS)
@@ -217,7 +217,7 @@ def main(argv: list[str]) -> None:
   sizes, completed = _sizes(_BATCH_SIZES.value, 'batch_sizes'), _sizes(_GENERATE.value, 'generate')
 
   def case(batch_size: int) -> abstract_step.Case:
-    return abstract_step.Case(_RESOLUTION.value, batch_size, dtype, _FORMULATIONS.value,
+    return abstract_step.Case(_RESOLUTION.value, batch_size, dtype, _IMPLEMENTATIONS.value,
                               _REMAT.value, width=_WIDTH.value)
 
   smallest = settings.GROUP_SIZE * len(devices)

@@ -50,8 +50,8 @@ _WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the publishe
     flag_values=_FLAGS)
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of activations.',
     flag_values=_FLAGS)
-_FORMULATIONS = flags.DEFINE_enum('formulations', 'tpu', ['cpu', 'gpu', 'tpu'],
-                                  'Forms of the heavy operations.', flag_values=_FLAGS)
+_IMPLEMENTATIONS = flags.DEFINE_enum('implementations', 'tpu', ['cpu', 'gpu', 'tpu'],
+                                  'Those of the heavy operations.', flag_values=_FLAGS)
 _REMAT = flags.DEFINE_bool('remat', False, 'Compute activations again in the backward pass.',
     flag_values=_FLAGS)
 _MICROBATCH = flags.DEFINE_integer('microbatch', None, 'Images per chip at a time.',
@@ -249,8 +249,9 @@ def run(resolution: int, images: int, chip: Chip, devices: Sequence[jax.Device],
     Program -> figures.
   """
   microbatch = _MICROBATCH.value and _MICROBATCH.value * len(devices)
-  case = abstract_step.Case(resolution, images * len(devices), _DTYPE.value, _FORMULATIONS.value,
-                            _REMAT.value, microbatch, _WIDTH.value)
+  case = abstract_step.Case(
+      resolution, images * len(devices), _DTYPE.value, _IMPLEMENTATIONS.value, _REMAT.value,
+      microbatch, _WIDTH.value)
   made = abstract_step.make(case, sharding.make_mesh(devices))
   exact = abstract_step.make(abstract_step.Case(resolution, images, 'float32', 'gpu',
                                                 width=_WIDTH.value))

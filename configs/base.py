@@ -23,6 +23,10 @@ def get_config() -> ml_collections.ConfigDict:
   # What a resumed run may have changed, joined by ',': seed, batch_size, images. A run
   # that differs in one of them from its checkpoint is refused unless it is named here.
   config.accept_changes = ''
+  # Implementations of the heavy operations, the same functions at different speeds: those
+  # measured best on 'cpu', 'gpu' or 'tpu'; 'auto' asks the platform. Of the run: a checkpoint
+  # does not carry it elsewhere.
+  config.implementations = 'auto'
 
   config.model = _model()
   config.data = _data()
@@ -46,9 +50,6 @@ def _model() -> ml_collections.ConfigDict:
   # Dtype of activations: 'float32', 'bfloat16', or 'auto' (bfloat16 on a TPU).
   # Parameters, losses and statistics are always float32.
   model.dtype = 'auto'
-  # Forms of the heavy operations, the same functions at different speeds: those
-  # measured best on 'cpu', 'gpu' or 'tpu'; 'auto' asks the platform.
-  model.formulations = 'auto'
   return model
 
 
@@ -102,6 +103,9 @@ def _train() -> ml_collections.ConfigDict:
   # Validation metric that says which is the best: psnr, ssim, l1, lpips_alex, or over the
   # hole alone psnr_hole, ssim_hole, l1_hole.
   train.best_metric = 'psnr'
+  # Seconds from SIGTERM until the run has ended, whatever it does. Machines that are taken away
+  # give 30; on a slow disk, and where there is more time, a larger number loses less.
+  train.preemption_secs = 20.0
   # Steps in a row with a loss that is not finite after which the run stops.
   train.max_nonfinite_steps = 10
   # Number of steps to profile, the third step of a sitting being the first; the trace is

@@ -20,7 +20,7 @@ from eval.measuring import Models
 from eval.pairs import Pairs
 from input_pipeline import from_config
 from input_pipeline.portraits import Portraits
-from mat_jax import inference, sharding
+from mat_jax import inference, programs, sharding
 from mat_jax.generator import Generator
 
 MODEL, MEAN_COLOUR = 'MAT', 'mean colour'
@@ -79,7 +79,8 @@ def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Calla
     return found | {'pictures': numbers | pictures,
                     'hole_ratio': jnp.mean(1.0 - mask, axis=(1, 2, 3))}
 
-  return jax.jit(step, out_shardings=sharding.replicated(mesh))
+  return programs.across_processes(
+      jax.jit(step, out_shardings=sharding.replicated(mesh)), 'the evaluation')
 
 
 def complete_split(

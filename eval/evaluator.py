@@ -75,7 +75,7 @@ class Evaluator:
     if baseline is not None:
       self._check_baseline(baseline)
     model = fit_model(config.model, checkpoint.model, checkpoint.path)
-    generator = settings_lib.generator_from_config(model)
+    generator = settings_lib.generator_from_config(model, config.implementations)
     completed = {}
     for mask_set in from_config.mask_sets(config.eval):
       completed[mask_set] = completion.complete_split(

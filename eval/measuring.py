@@ -15,7 +15,7 @@ import numpy as np
 
 from convert import feature_nets as feature_weights
 from eval import batching, features, image_metrics, lpips
-from mat_jax import sharding
+from mat_jax import programs, sharding
 from mat_jax.errors import UserError
 
 LPIPS_NETS = ('alex', 'vgg')
@@ -109,7 +109,6 @@ def feature_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.nda
   """
   networks = jax.device_put(dict(models.features), sharding.replicated(mesh))
 
-  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def step(networks: Mapping[str, Any], batch: dict[str, jax.Array]) -> dict[str, Any]:
     rest = {name: value for name, value in batch.items() if name != 'image'}
     image = batch['image']
@@ -117,4 +116,6 @@ def feature_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.nda
       image = image_metrics.to_uint8(image)
     return {'features': _features(networks, image)} | rest
 
-  return batching.FittingBatches(functools.partial(step, networks), mesh)
+  compiled = programs.across_processes(
+      jax.jit(step, out_shardings=sharding.replicated(mesh)), 'the feature networks')
+  return batching.FittingBatches(functools.partial(compiled, networks), mesh)

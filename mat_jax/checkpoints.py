@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import time
 from typing import Any
 
@@ -22,7 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mat_jax import orbax_noise, restore
+from mat_jax import cluster, orbax_noise, restore
 from mat_jax.checkpoint import (
     FOLDER,
     FORMAT,
@@ -82,13 +83,14 @@ class Checkpoints:
     self._best = best
     self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoints')
     self._pending: futures.Future | None = None
+    self._saving = threading.RLock()  # a signal's thread may save as well
     if jax.process_index() == 0:
       _prepare(self._folder)
 
   def latest_step(self) -> int | None:
     """The newest complete step, or None."""
     steps = [step for step in step_numbers(self._folder) if is_complete(self._path(step))]
-    latest = restore.gathered(max(steps, default=-1))[0]
+    latest = cluster.all_gather('look for checkpoints', max(steps, default=-1))[0]
     return latest if latest >= 0 else None
 
   def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
@@ -102,9 +104,14 @@ class Checkpoints:
       metrics: of the averaged generator; one that is not finite counts as missing. A step
         that is there already is replaced by one with metrics, and kept otherwise.
     """
+    if jax.process_index() == 0:
+      with self._saving:
+        self._save(state, metrics)
+
+  def _save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
     self.wait()
     step = int(state.step)
-    if jax.process_index() > 0 or (metrics is None and is_complete(self._path(step))):
+    if metrics is None and is_complete(self._path(step)):
       return
     # A copy of the copy: on CPU `device_get` may only lend the buffers.
     host = jax.tree.map(np.array, jax.device_get(state))
@@ -134,18 +141,10 @@ class Checkpoints:
     """
     return restore.restore_newest(self._folder, like, self._meta['model'])
 
-  def reached_preemption(self, step: int) -> bool:
-    """Whether all processes have to stop at this step, since one is about to be ended.
-
-    To be called at every step. False where `jax.distributed` is not in use.
-    """
-    return ocp.utils.reached_preemption(step)
-
   def wait(self) -> None:
     """Waits for the last save."""
     if self._pending is not None:
-      pending, self._pending = self._pending, None
-      pending.result()
+      self._pending.result()
 
   def close(self) -> None:
     """Waits for the last save and ends the thread."""

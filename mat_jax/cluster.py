@@ -1,8 +1,35 @@
-"""Joining the processes of a run, one on each host of a pod."""
+"""The processes of a run, one on each host of a pod, and what they tell each other.
 
+They talk through JAX's coordination service, which process 0 runs, and not through collectives
+of the devices: those give up when one process comes minutes after another, as after compiling.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import sys
+import threading
+import time
+import traceback
+from typing import NoReturn
+
+from absl import logging
 import jax
+from jax._src import distributed
 
-from mat_jax.errors import UserError
+from mat_jax import sigterm
+from mat_jax.errors import EXIT_CODE, UserError
+
+# Seconds: between two signs of life, without one before a process counts as dead, and between
+# two lines in the log about whom the others wait for.
+_BEAT, _DEAD_AFTER, _LOG_EVERY = 5.0, 90.0, 30.0
+_POLL = 2.0
+# Seconds that process 0 gives the others to read why it ends.
+_FAREWELL = 3.0
+_PREFIX = 'mat_jax/'
+
+
+class LostProcessError(Exception):
+  """Another process has died, or cannot be reached; the text says which."""
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None,
@@ -10,7 +37,6 @@ def join(coordinator: str | None = None, num_processes: int | None = None,
   """Connects this process with the others; call before anything asks for devices.
 
   On a TPU pod, under SLURM and under Open MPI the arguments are found in the environment.
-  It also starts the service through which a signal to one process reaches all of them.
 
   Args:
     coordinator: 'HOST:PORT' of process 0, the same everywhere.
@@ -20,6 +46,8 @@ def join(coordinator: str | None = None, num_processes: int | None = None,
   Raises:
     UserError: an argument is missing and not found, or the others do not come.
   """
+  # It would take SIGTERM away from `mat_jax.preemption`.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id)
   except (ValueError, TypeError, IndexError, RuntimeError) as error:
@@ -27,3 +55,140 @@ def join(coordinator: str | None = None, num_processes: int | None = None,
     raise UserError(f'this process cannot join the others ({reason}); start one on every host, '
                     'each with --coordinator=HOST:PORT of process 0, --num_processes and '
                     '--process_id') from error
+  if jax.process_count() > 1:
+    store = KeyValueStore()
+    threading.Thread(target=_beat, args=(store, jax.process_index()), daemon=True,
+                     name='signs of life').start()
+
+
+class KeyValueStore:
+  """Small texts that all processes share, kept by process 0's coordination service."""
+
+  def __init__(self):
+    """Uses the connection that `join` has made."""
+    self._client = distributed.global_state.client
+
+  def put(self, key: str, value: str = '') -> None:
+    """Sets a key, which may exist."""
+    self._client.key_value_set(_PREFIX + key, value, allow_overwrite=True)
+
+  def get(self, key: str, seconds: float) -> str | None:
+    """The value of a key, waiting up to so many seconds for it to be set; None if it is not."""
+    try:
+      return self._client.blocking_key_value_get(_PREFIX + key, round(seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+      if 'DEADLINE_EXCEEDED' not in str(error):
+        raise
+      return None
+
+  def count(self, key: str) -> int:
+    """Adds one to a counter, and returns it: 1 the first time."""
+    return self._client.key_value_increment(_PREFIX + key, 1)
+
+
+def all_gather(name: str, value: int = 0, store: KeyValueStore | None = None,
+               process_index: int | None = None, process_count: int | None = None) -> list[int]:
+  """The values of all processes, each of which has to call this; waits as long as they live.
+
+  Args:
+    name: what the processes are about to have done, for the log: 'compile the training step'.
+      Calls of one name are matched in their order.
+    value: of this process.
+    store: for tests, as are the next two; by default that of `join`.
+    process_index: which process this is.
+    process_count: how many there are.
+
+  Returns:
+    One value for each process, in order.
+
+  Raises:
+    LostProcessError: one of them has died meanwhile.
+  """
+  count = jax.process_count() if process_count is None else process_count
+  if count == 1:
+    return [value]
+  index = jax.process_index() if process_index is None else process_index
+  store = store or KeyValueStore()
+  key = f'gather/{name}/{store.count(f"calls/{name}/{index}")}'
+  store.put(f'{key}/{index}', str(value))
+  return [int(_wait_for(store, f'{key}/{other}', other, name)) for other in range(count)]
+
+
+def barrier(name: str) -> None:
+  """Waits until all processes have come so far; see `all_gather`."""
+  all_gather(name)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+  """In its `with` block, an error of one process ends them all, and success waits for the others.
+
+  An exit in the usual way would wait minutes for processes that wait for this one. On one
+  process the block does nothing.
+  """
+  if jax.process_count() == 1:
+    yield
+    return
+  try:
+    yield
+    barrier('finish')
+  except (UserError, LostProcessError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    _leave(EXIT_CODE, str(error))
+  except Exception as error:
+    traceback.print_exc()
+    _leave(1, f'{type(error).__name__}: {error}')
+
+
+def _leave(code: int, reason: str) -> NoReturn:
+  """Ends this process, and tells the others why."""
+  index = jax.process_index()
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    KeyValueStore().put(f'gone/{index}', ' '.join(reason.split()))
+  if index == 0:
+    time.sleep(_FAREWELL)  # its end would end those that have not read that
+  sigterm.leave(code)
+
+
+def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
+  """The value that a process sets, which is named in the log while it does not."""
+  pulse = _Pulse(lambda: store.get(f'alive/{process}', _POLL))
+  begun = logged = time.monotonic()
+  while (value := store.get(key, _POLL)) is None:
+    now = time.monotonic()
+    if (reason := store.get(f'gone/{process}', 0.01)) is not None:
+      raise LostProcessError(f'process {process} has ended: {reason}')
+    if not pulse.is_alive(now):
+      raise LostProcessError(
+          f'process {process} has shown no sign of life for {_DEAD_AFTER:.0f} s, while the others '
+          f'wait for it to {name}: it has died, or its network has; look into its log, and start '
+          'all processes again: they go on from the newest checkpoint')
+    if now - logged >= _LOG_EVERY:
+      logged = now
+      logging.info('Waiting for process %d to %s, for %.0f s now.', process, name, now - begun)
+  return value
+
+
+class _Pulse:
+  """Whether another process goes on to give signs of life."""
+
+  def __init__(self, read: Callable[[], str | None]):
+    self._read, self._last, self._changed = read, None, time.monotonic()
+
+  def is_alive(self, now: float) -> bool:
+    found = self._read()
+    if found != self._last:
+      self._last, self._changed = found, now
+    return now - self._changed < _DEAD_AFTER
+
+
+def _beat(store: KeyValueStore, process: int) -> None:
+  """Gives signs of life until the connection is closed."""
+  number = 0
+  while True:
+    number += 1
+    try:
+      store.put(f'alive/{process}', str(number))
+    except jax.errors.JaxRuntimeError:
+      return
+    time.sleep(_BEAT)

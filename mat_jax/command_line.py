@@ -1,6 +1,7 @@
 """What the command lines share: flags, their mistakes, and a quiet end."""
 
 from collections.abc import Callable
+import contextlib
 import logging as python_logging
 import signal
 import sys
@@ -8,6 +9,7 @@ import warnings
 
 from absl import app, flags, logging
 
+from mat_jax import new_files, sigterm
 from mat_jax.errors import EXIT_CODE
 
 # What absl and ml_collections raise for flags that do not exist or do not fit.
@@ -47,7 +49,7 @@ def _sentence(error: Exception) -> str:
 def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   """Runs `main` with the parsed command line, logging nothing below warnings.
 
-  SIGTERM ends the program as an exception does, so that nothing half-written stays.
+  SIGTERM ends the program at once, with exit code 143 and nothing half-written.
 
   Args:
     main: function of what is left of the command line.
@@ -58,13 +60,21 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   sys.unraisablehook = _unraisable
   # Of Orbax too, when a write fails while others have not begun.
   warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
-  exit_on_sigterm()
-  app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
+  with ended_by_sigterm():
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
 
 
-def exit_on_sigterm() -> None:
-  """Lets SIGTERM end the program as an exception does, so that nothing half-written stays."""
-  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
+  """In its `with` block, SIGTERM ends the program at once, and nothing half-written stays.
+
+  Not by an exception, which is lost where Python happens to be in a destructor.
+  """
+  return sigterm.calls(_end)
+
+
+def _end() -> None:
+  new_files.discard_unfinished()
+  sigterm.leave(128 + signal.SIGTERM)
 
 
 def _unraisable(found: 'sys.UnraisableHookArgs') -> None:

@@ -1,52 +1,65 @@
-"""Compiled programs on disk, so that the next process does not compile them again.
+"""JAX's cache of compiled programs, so that the next process does not compile them again.
 
 JAX keeps them by a key of the program, its options, JAX's version and the kind of device (of
-a CPU, every feature), and of several processes only the first one writes.
+a CPU, every feature). The cache of this program has a limit, which JAX keeps to by removing what
+was used longest ago. Where the user names a folder, the limit is what JAX was told
+(`JAX_COMPILATION_CACHE_MAX_SIZE`): others may keep theirs there.
 """
 
+from collections.abc import Iterator
+import contextlib
 import os
-import pathlib
 
 from absl import logging
 import jax
+from jax._src import distributed
 import pooch
 
 _LIMIT = 4 * 2**30  # bytes of all programs; the training step at full size has 30 MB
+_UNLIMITED = -1
 
 
-def enable(folder: str | None = None) -> None:
+def enable(folder: str | None = None, process_index: int = 0) -> None:
   """Lets JAX keep compiled programs in a folder; call before anything is compiled.
 
   What cannot be read or written there is compiled as without a cache, with a warning.
 
   Args:
-    folder: where to; None for JAX_COMPILATION_CACHE_DIR if that is set, else mat-jax/programs
-      in the user's cache folder; '' for none. JAX runs what is in it, so nobody else should be
-      able to write there.
+    folder: where to; None for JAX_COMPILATION_CACHE_DIR if that is set, else
+      mat-jax/compilation_cache in the user's cache folder; '' for none. JAX runs what is in it,
+      so nobody else should be able to write there.
+    process_index: of this process; every one but the first gets a folder of its own in it.
   """
   if folder is None:
     folder = jax.config.jax_compilation_cache_dir
   if folder is None:
-    folder = os.path.join(os.fspath(pooch.os_cache('mat-jax')), 'programs')
+    folder = os.path.join(os.fspath(pooch.os_cache('mat-jax')), 'compilation_cache')
+    if jax.config.jax_compilation_cache_max_size == _UNLIMITED:
+      jax.config.update('jax_compilation_cache_max_size', _LIMIT)
+  if folder and process_index:
+    folder = os.path.join(folder, f'process_{process_index}')
   jax.config.update('jax_compilation_cache_dir', folder or None)
   if not folder or '://' in folder:
     return
   try:
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    remove_oldest(folder, _LIMIT)
   except OSError as error:
     logging.warning('Compiled programs are not kept: %s (%s); --compilation_cache names another '
                     'folder.', folder, error.strerror or error)
     jax.config.update('jax_compilation_cache_dir', None)
 
 
-def remove_oldest(folder: str, limit: int) -> None:
-  """Removes the files that were used longest ago until the rest has at most `limit` bytes."""
-  # Reading sets the time of access only once a day, on most disks.
-  used = [(max(path.stat().st_atime, path.stat().st_mtime), path.stat().st_size, path)
-          for path in pathlib.Path(folder).iterdir() if path.is_file()]
-  total = 0
-  for _, size, path in sorted(used, reverse=True):
-    total += size
-    if total > limit:
-      path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def written_by_every_process() -> Iterator[None]:
+  """Within it, JAX keeps what this process compiles, whichever process it is.
+
+  JAX lets only process 0 write, as all of them would into the same folder; `enable` gives each
+  its own. Otherwise process 0 would take a program from its cache in seconds and then wait in
+  the first collective for others that compile for minutes. It has no setting for it.
+  """
+  state = distributed.global_state
+  process_id, state.process_id = state.process_id, 0
+  try:
+    yield
+  finally:
+    state.process_id = process_id

@@ -1,10 +1,11 @@
 """Pictures side by side, and PNG files."""
 
 from collections.abc import Sequence
-import os
 
 import numpy as np
 from PIL import Image
+
+from mat_jax import new_files
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
@@ -36,7 +37,6 @@ def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def write_png(path: str, image: np.ndarray) -> None:
-  """Writes uint8 [H, W, 3] beside `path` and renames it there."""
-  part = path + '.part'
-  Image.fromarray(image).save(part, format='PNG')
-  os.replace(part, path)
+  """Writes uint8 [H, W, 3]; UserError if it cannot be written, and nothing is there then."""
+  with new_files.new_file(path) as file:
+    Image.fromarray(image).save(file, format='PNG')

@@ -9,6 +9,7 @@ sitting begins with it.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import time
 from typing import Any
 
 from absl import logging
@@ -25,7 +26,7 @@ from mat_jax import image_grid, inference, programs, sharding, status, totals
 from mat_jax.checkpoints import Checkpoints
 from mat_jax.loss_watch import LossWatch
 from mat_jax.phases import Networks
-from mat_jax.preemption import Preemption
+from mat_jax.preemption import Preemption, Rescue
 from mat_jax.records import Records
 from mat_jax.settings import Training
 from mat_jax.train_state import TrainState
@@ -35,6 +36,9 @@ Validate = Callable[[Networks, Mapping[str, Any], Callable[[], bool]], dict[str,
 
 # Steps of a sitting before those that are profiled: they compile.
 _UNPROFILED_STEPS = 2
+# Seconds of a step beyond which a copy of the state before it is kept for a signal.
+_SLOW_STEP = 4.0
+_STOPPED = 'Stopped by a signal at step %d; the same command goes on from there.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Loop:
     """Prepares a sitting that begins after `step` steps."""
     train = run.config.train
     self._run, self._schedule = run, Schedule.from_config(train)
+    self._step_seconds = 0.0
     self._watch = LossWatch(train.max_nonfinite_steps)
     self._clock = status.Clock(step, self._schedule.total, train.batch_size)
     self._profile = periodic_actions.Profile(
@@ -118,44 +123,66 @@ class Loop:
     Raises:
       UserError: losses that are not finite, or data that cannot be read.
     """
-    step, schedule = int(state.step), self._schedule
+    step, schedule, has_to_stop = int(state.step), self._schedule, self._run.preemption.has_to_stop
     warmup_images = int(state.warmup_images)
     if step == 0:
       self._write_samples(state)
     with tqdm.tqdm(total=schedule.total, initial=step, unit='step', disable=None,
                    dynamic_ncols=True) as progress:
-      stopping = False
       while True:
-        if schedule.ends_tick(step) and is_unreported(state):
+        if schedule.ends_tick(step) and is_unreported(state) and not has_to_stop(step):
           state = self._tick(state, step)
-        if step >= schedule.total or stopping or self._stopped_by_signal():
+        if step >= schedule.total or has_to_stop(step):
           break
         is_warmup = step * self._run.settings.batch_size < warmup_images
         state = self._step(state, step, is_warmup)
         step += 1
         progress.update()
-        stopping = self._has_to_stop(step)
     if step < schedule.total or is_unreported(state):
       self._save(state)
-      logging.info('Stopped by a signal at step %d; the same command goes on from there.', step)
+      logging.info(_STOPPED, step)
     return state
 
   def _step(self, state: TrainState, step: int, freeze_generator: bool) -> TrainState:
     run = self._run
     step_fn = programs.compiled_step(run.networks, run.settings, run.mesh, freeze_generator)
     batch = sharding.to_global(next(run.stream), run.mesh)
+    step_fn.prepare(state, run.features, batch)
+    begun = time.monotonic()
+    self._give_away(state)
     state, losses = step_fn(state, run.features, batch)
-    run.preemption.progress_made()
+    self._offer(state, losses)
     self._watch.step_done(step + 1, losses)
+    self._step_seconds = time.monotonic() - begun
     if self._profile:
       self._profile(step + 1)
     return state
 
-  def _has_to_stop(self, step: int) -> bool:
-    """Whether a signal has come; the same on every process."""
-    if jax.process_count() > 1:
-      return self._run.checkpoints.reached_preemption(step)
-    return self._run.preemption.requested
+  def _give_away(self, state: TrainState) -> None:
+    """Prepares for a step, which takes the state's memory: a slow one leaves a copy behind."""
+    if self._step_seconds > _SLOW_STEP:
+      self._offer(jax.tree.map(np.array, jax.device_get(state)), None)
+    else:
+      self._run.preemption.withdraw()
+
+  def _offer(self, state: TrainState, losses: jax.Array | None,
+             metrics: Mapping[str, float] | None = None) -> None:
+    """Tells what to save if a signal comes while this thread is busy."""
+    arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
+    self._run.preemption.offer(Rescue(
+        functools.partial(self._rescue, state, losses, metrics),
+        lambda: all(x.is_ready() for x in arrays)))
+
+  def _rescue(self, state: TrainState, losses: jax.Array | None,
+              metrics: Mapping[str, float] | None) -> None:
+    """Saves a state from another thread."""
+    if losses is not None and not np.isfinite(np.asarray(losses)).all():
+      logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
+      return
+    self._run.records.flush()
+    self._run.checkpoints.save(state, metrics)
+    self._run.checkpoints.wait()
+    logging.info(_STOPPED, int(state.step))
 
   def _tick(self, state: TrainState, step: int) -> TrainState:
     """Reports the steps since the last tick and clears their sums.
@@ -173,12 +200,15 @@ class Loop:
       if metrics is None:
         return state
       logging.info('validation: %s', ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+    if is_snapshot:
+      self._write_samples(state)
     run.records.write_scalars(step, row | metrics)
     run.records.write_row(step, {'tick': tick} | row | metrics)
     state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
+    self._offer(state, None, metrics)
     if is_snapshot:
-      self._write_samples(state)
       self._save(state, metrics)
+      self._offer(state, None)
     self._clock.skip()
     return state
 
@@ -232,8 +262,9 @@ def _averaged(state: TrainState) -> dict[str, Any]:
 @functools.lru_cache(maxsize=4)
 def _complete(generator: Any, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """`inference.complete` on every device of the mesh alike."""
-  return jax.jit(functools.partial(inference.complete, generator),
-                 out_shardings=sharding.replicated(mesh))
+  complete = functools.partial(inference.complete, generator)
+  return programs.across_processes(
+      jax.jit(complete, out_shardings=sharding.replicated(mesh)), 'the sample grid')
 
 
 def _learning_rates(settings: Training) -> dict[str, float]:

@@ -1,12 +1,23 @@
-"""Output that appears under its name when it is complete, or not at all."""
+"""Output that appears under its name when it is complete, or not at all.
+
+A process that is ended from another thread (`mat_jax.sigterm`) removes what it has not completed
+by `discard_unfinished`; it needs no exception in the main thread, which might not get there.
+"""
 
 from collections.abc import Iterator
 import contextlib
 import os
 import shutil
+import threading
+import time
 from typing import BinaryIO
 
 from mat_jax.errors import UserError
+
+_DISCARD_SECS = 3.0
+# The names that this process is writing under, and what guards them and the renaming.
+_unfinished: set[str] = set()
+_renaming = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -25,14 +36,11 @@ def new_file(path: str) -> Iterator[BinaryIO]:
   with _writing(path):
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = _partial_name(path)
-    try:
+    with _partial(path) as partial:
       with open(partial, 'xb') as file:
         yield file
-      os.replace(partial, path)
-    finally:
-      with contextlib.suppress(FileNotFoundError):
-        os.remove(partial)
+      with _renaming:
+        os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -53,13 +61,11 @@ def new_directory(path: str) -> Iterator[str]:
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
       raise UserError(f'{path} exists and is not an empty folder; remove it or choose another '
                       'output')
-    partial = _partial_name(target)
-    try:
+    with _partial(target) as partial:
       os.makedirs(partial)
       yield partial
-      os.rename(partial, target)
-    finally:
-      shutil.rmtree(partial, ignore_errors=True)
+      with _renaming:
+        os.rename(partial, target)
 
 
 @contextlib.contextmanager
@@ -77,25 +83,48 @@ def replaced_directory(path: str) -> Iterator[str]:
   """
   with _writing(path):
     target = os.path.realpath(path)
-    partial, old = _partial_name(target), f'{target}.old-{os.getpid()}'
-    try:
+    with _partial(target) as partial, _partial(target, 'old') as old:
       os.makedirs(partial)
       yield partial
-      if os.path.isdir(target):
-        os.rename(target, old)
-      try:
-        os.rename(partial, target)
-      except OSError:
-        if os.path.isdir(old):
-          os.rename(old, target)
-        raise
-    finally:
-      shutil.rmtree(partial, ignore_errors=True)
-      shutil.rmtree(old, ignore_errors=True)
+      with _renaming:
+        if os.path.isdir(target):
+          os.rename(target, old)
+        try:
+          os.rename(partial, target)
+        except OSError:
+          if os.path.isdir(old):
+            os.rename(old, target)
+          raise
 
 
-def _partial_name(path: str) -> str:
-  return f'{path}.partial-{os.getpid()}'
+def discard_unfinished() -> None:
+  """Removes what this process has not completed, from any thread; nothing is completed later."""
+  _renaming.acquire(timeout=_DISCARD_SECS)  # for good: the process is to end
+  deadline = time.monotonic() + _DISCARD_SECS
+  for path in list(_unfinished):
+    _remove(path)
+    while os.path.lexists(path) and time.monotonic() < deadline:  # it is still written to
+      _remove(path)
+
+
+@contextlib.contextmanager
+def _partial(path: str, kind: str = 'partial') -> Iterator[str]:
+  """A name beside a path, of which nothing stays behind."""
+  name = f'{path}.{kind}-{os.getpid()}'
+  _unfinished.add(name)
+  try:
+    yield name
+  finally:
+    _remove(name)
+    _unfinished.discard(name)
+
+
+def _remove(path: str) -> None:
+  if os.path.isdir(path):
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
 
 
 @contextlib.contextmanager

@@ -1,102 +1,223 @@
-"""SIGTERM, with which a machine that is taken away says so half a minute before."""
+"""A machine that is taken away: what SIGTERM does to a training run.
 
+SIGTERM comes about half a minute before the end. The loop asks after every step whether it has
+come, on several processes whether it has come to any of them, saves and returns. But the main
+thread may be busy for minutes: it compiles, evaluates, or waits for a disk. So the loop leaves
+the last complete state here, and if the main thread has not come back after a few seconds,
+another thread saves that state and ends the process.
+"""
+
+from collections.abc import Callable
 import contextlib
-import os
-import signal
-import sys
+import dataclasses
 import threading
-import types
+import time
 
 from absl import logging
+import jax
 
-# Seconds that the main thread has to end by itself.
-_GRACE = 2.0
+from mat_jax import cluster, sigterm
+
+# Seconds that the main thread has to end by itself, without and with progress to save.
+_IDLE_GRACE, _GRACE = 2.0, 5.0
+_POLL = 0.05
+# Seconds that process 0 waits for the others to end before it does, which would end them.
+_FAREWELL = 3.0
+_SIGNALLED = 128 + 15  # the exit code of a program that SIGTERM has ended
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescue:
+  """A way to save a complete state from another thread.
+
+  Attributes:
+    save: writes it, and returns when it is on the disk; at once if it is there already.
+    is_ready: whether the devices have computed it.
+  """
+
+  save: Callable[[], None]
+  is_ready: Callable[[], bool] = lambda: True
 
 
 class Preemption:
-  """In its `with` block, SIGTERM sets `requested` instead of ending the process.
+  """In its `with` block, SIGTERM sets `requested`, and ends the process in a bounded time.
 
-  The training loop reads it after every step, saves, and returns. But Python runs the handler
-  of a signal between two instructions of the main thread, and that one may be in XLA's
-  compiler for minutes. As long as nothing would be lost, another thread then ends the process
-  with exit code 0. It gets to know of the signal by Python's wakeup descriptor, which is
-  written to at once.
-
-  Outside of the main thread the block does nothing, and a wakeup descriptor of someone else
-  stays, so that only the handler works. Ctrl-C stays a KeyboardInterrupt. A process that is
-  forked in the block would share the descriptor and could end this one; training forks none.
+  Exit codes: 0 if nothing is lost, 143 if a save was not done in time. On several processes the
+  end of the block after a signal is that of the process.
 
   Attributes:
-    requested: whether SIGTERM has come.
+    requested: whether SIGTERM has come, here or to another process.
   """
 
-  def __init__(self):
+  def __init__(self, seconds: float = 20.0, processes: 'Processes | None' = None):
+    """Nothing is watched before the block begins.
+
+    Args:
+      seconds: from SIGTERM until the process has ended, whatever it does.
+      processes: of the run, if there are several.
+    """
     self.requested = False
-    self._unsaved = self._ended = False
+    self._seconds, self._processes = seconds, processes
     self._changed = threading.Condition()
+    self._rescue: Rescue | None = None
+    self._stepping = self._stopping = self._ended = False
     self._undo = contextlib.ExitStack()
 
-  def progress_made(self) -> None:
-    """From now on there is something to save: the process ends when the loop does."""
-    self._set(unsaved=True)
+  def offer(self, rescue: Rescue) -> None:
+    """From now on this is what to save, if the main thread does not."""
+    self._set(rescue=rescue, stepping=False)
 
-  def nothing_to_save(self) -> None:
-    """From now on, as in the beginning, complete checkpoints have all progress."""
-    self._set(unsaved=False)
+  def withdraw(self) -> None:
+    """From now on until the next offer a step is computed: there is no complete state."""
+    self._set(rescue=None, stepping=True)
+
+  def has_to_stop(self, step: int) -> bool:
+    """Whether the run ends after so many steps, on every process alike; ask before each step."""
+    several = self._processes is not None
+    stop = self._processes.have_to_stop(step) if several else self.requested
+    if stop:
+      self._set(stopping=True)
+    return stop
 
   def __enter__(self) -> 'Preemption':
-    if threading.current_thread() is threading.main_thread():
-      previous = signal.signal(signal.SIGTERM, self._handle)
-      self._undo.callback(signal.signal, signal.SIGTERM, previous or signal.SIG_DFL)
-      self._start_watching()
+    self._undo.enter_context(sigterm.calls(self._react_to_signal))
+    if self._processes is not None:
+      self._processes.listen(self._react)
     return self
 
-  def __exit__(self, *error) -> None:
+  def __exit__(self, kind, error, trace) -> None:
     self._undo.close()
+    self._set(ended=True)
+    if self._processes is not None and self.requested and error is None:
+      self._processes.leave_together(self._seconds)
 
-  def _handle(self, number: int, frame: types.FrameType | None) -> None:
+  def _set(self, **fields) -> None:
+    with self._changed:
+      for name, value in fields.items():
+        setattr(self, f'_{name}', value)
+      self._changed.notify_all()
+
+  def _react_to_signal(self) -> None:
+    if self._processes is None:
+      self._react()
+    else:
+      self._processes.ask_to_stop()  # this one hears of it as the others do
+
+  def _react(self) -> None:
+    """In a thread: ends the process if the main thread does not."""
     self.requested = True
-
-  def _start_watching(self) -> None:
-    other = signal.set_wakeup_fd(-1)
-    if other != -1:
-      signal.set_wakeup_fd(other)
-      return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    thread = threading.Thread(target=self._watch, args=(reader,), name='preemption', daemon=True)
-    thread.start()
-    # Undone from the last to the first: the thread ends when the writer is closed.
-    self._undo.callback(os.close, reader)
-    self._undo.callback(thread.join)
-    self._undo.callback(os.close, writer)
-    self._undo.callback(self._set, ended=True)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    self._undo.callback(signal.set_wakeup_fd, -1)
-
-  def _set(self, unsaved: bool = False, ended: bool = False) -> None:
+    timer = threading.Timer(self._seconds, self._give_up)
+    timer.daemon = True
+    timer.start()
     with self._changed:
-      self._unsaved, self._ended = unsaved, ended
-      self._changed.notify()
+      if not self._main_thread_ends():
+        self._save_and_leave()
+    if self._processes is None:
+      timer.cancel()
 
-  def _watch(self, reader: int) -> None:
-    """Reads the numbers of the signals until the other end is closed."""
-    while numbers := os.read(reader, 64):
-      if signal.SIGTERM in numbers:
-        self._end_when_saved()
+  def _main_thread_ends(self) -> bool:
+    """Waits for the end of the block; False if a state could be saved earlier than that.
 
-  def _end_when_saved(self) -> None:
-    """Ends the process once nothing was to save for the time of grace."""
-    with self._changed:
-      while not self._ended:
-        is_same = not self._changed.wait(None if self._unsaved else _GRACE)
-        if is_same and not self._unsaved and not self._ended:
-          _leave()
+    Or if there is nothing to save. As `_changed` is held, it stays so.
+    """
+    begun = time.monotonic()
+    while not self._ended:
+      waited = time.monotonic() - begun
+      if not self._stopping and not self._stepping:
+        if self._rescue is None and waited > _IDLE_GRACE:
+          return False
+        if self._rescue is not None and waited > _GRACE and self._rescue.is_ready():
+          return False
+      self._changed.wait(_POLL)
+    return True
+
+  def _save_and_leave(self) -> None:
+    if self._rescue is None:
+      logging.info('Stopped by a signal, with nothing to save.')
+    elif self._processes is None or self._processes.is_first:
+      self._rescue.save()
+    if self._processes is not None:
+      self._processes.leave_together(self._seconds)
+    sigterm.leave(0)
+
+  def _give_up(self) -> None:
+    logging.error('Stopped by a signal. What was done since the newest checkpoint is lost: it was '
+                  'not saved within %g s (train.preemption_secs).', self._seconds)
+    sigterm.leave(_SIGNALLED)
 
 
-def _leave() -> None:
-  logging.info('Stopped by a signal, with nothing to save.')
-  logging.flush()
-  sys.stdout.flush()
-  # An exit in the usual way would wait for the main thread.
-  os._exit(0)
+class Processes:
+  """How several processes stop together; one for a run.
+
+  Each step needs all of them, so all have to stop after the same one. When one is asked to stop,
+  every process says up to which step it has gone or is bound to go, and all go on to the highest
+  of these.
+  """
+
+  def __init__(self, store: cluster.KeyValueStore | None = None, index: int | None = None,
+               count: int | None = None):
+    """Takes part in a run.
+
+    Args:
+      store: for tests, as are the others; by default that of `cluster.join`.
+      index: which process this is.
+      count: how many there are.
+    """
+    self._store = store or cluster.KeyValueStore()
+    self._index = jax.process_index() if index is None else index
+    self._count = jax.process_count() if count is None else count
+    self._lock = threading.Lock()
+    self._asked, self._bound_to = False, 0
+
+  @property
+  def is_first(self) -> bool:
+    """Whether this is the process that saves."""
+    return self._index == 0
+
+  def ask_to_stop(self) -> None:
+    """Asks all processes to stop."""
+    self._store.put('preemption/asked')
+
+  def listen(self, react: Callable[[], None]) -> None:
+    """Calls a function in a thread once one of them has been asked to stop."""
+    threading.Thread(target=self._listen, args=(react,), name='preemption', daemon=True).start()
+
+  def have_to_stop(self, step: int) -> bool:
+    """Whether all stop after so many steps; if not, this process is bound to do another one."""
+    with self._lock:
+      if not self._asked:
+        self._bound_to = step + 1
+        return False
+    return step >= max(int(self._wait_for(f'preemption/bound_to/{other}'))
+                       for other in range(self._count))
+
+  def leave_together(self, seconds: float) -> None:
+    """Ends this process: once process 0 has saved, and that one after the others.
+
+    Its end would end the others, as it runs the coordination service.
+
+    Args:
+      seconds: to wait for process 0.
+    """
+    if self.is_first:
+      self._store.put('preemption/saved')
+      deadline = time.monotonic() + _FAREWELL
+      for other in range(1, self._count):
+        self._store.get(f'preemption/left/{other}', max(0.1, deadline - time.monotonic()))
+    else:
+      self._store.get('preemption/saved', seconds)
+      self._store.put(f'preemption/left/{self._index}')
+    sigterm.leave(0)
+
+  def _listen(self, react: Callable[[], None]) -> None:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the connection is closed in the end
+      self._wait_for('preemption/asked')
+      with self._lock:
+        self._asked = True
+        self._store.put(f'preemption/bound_to/{self._index}', str(self._bound_to))
+      react()
+
+  def _wait_for(self, key: str) -> str:
+    while (value := self._store.get(key, 10.0)) is None:
+      pass
+    return value

@@ -1,6 +1,8 @@
-"""The compiled programs of training.
+"""The compiled programs of a run.
 
-Runs of equal networks and settings in one process share them.
+Runs of equal networks and settings in one process share them. On several processes all wait
+for each other between compiling a program and running it: collectives give up, or say nothing,
+when one process comes minutes after another.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +18,7 @@ from absl import logging
 import jax
 from jax.sharding import Mesh
 
-from mat_jax import sharding, train_state, train_step
-from mat_jax.kept_programs import KeptProgram
+from mat_jax import cluster, compilation_cache, sharding, train_state, train_step
 from mat_jax.phases import Networks
 from mat_jax.settings import Training
 from mat_jax.train_state import TrainState
@@ -29,16 +30,15 @@ class Program:
   So the memory that compiling took is free again when the program runs.
   """
 
-  def __init__(self, jitted: Callable[..., Any], kept: KeptProgram | None = None):
+  def __init__(self, jitted: Callable[..., Any], name: str):
     """Nothing is traced yet.
 
     Args:
       jitted: the function.
-      kept: the same, for a program that may come from disk.
+      name: what it is, for the log: 'the training step'.
     """
-    self._jitted = jitted
-    self._kept = kept
-    self._compiled: Callable[..., Any] | None = None
+    self._jitted, self._name = jitted, name
+    self._compiled: jax.stages.Compiled | None = None
 
   def trace(self, *arguments: Any) -> jax.stages.Traced:
     """The program before it is lowered, for arguments or their shapes."""
@@ -50,22 +50,40 @@ class Program:
     with _without_garbage_collection():
       return self._jitted.trace(*arguments).lower()
 
-  def compile(self, *arguments: Any) -> Callable[..., Any]:
-    """The compiled program for arguments or their shapes, from disk as far as it is there."""
-    with _without_garbage_collection():
-      found = self._kept and self._kept.lower(arguments)
-    if not found:
+  def compile(self, *arguments: Any) -> jax.stages.Compiled:
+    """The compiled program for arguments or their shapes."""
+    with compilation_cache.written_by_every_process():
       return self.lower(*arguments).compile()
-    lowered, wrap = found
-    return wrap(lowered.compile())
 
-  def __call__(self, *arguments: Any) -> Any:
+  def prepare(self, *arguments: Any) -> jax.stages.Compiled:
+    """Compiles the program unless it is, here and on the other processes; runs nothing.
+
+    Args:
+      *arguments: arrays, or their shapes with the shardings that a call will have.
+    """
     if self._compiled is None:
       begun = time.monotonic()
       self._compiled = self.compile(*arguments)
       _release_memory()
-      logging.info('Compiled a program in %.0f s.', time.monotonic() - begun)
-    return self._compiled(*arguments)
+      logging.info('Compiled %s in %.0f s.', self._name, time.monotonic() - begun)
+      cluster.barrier(f'compile {self._name}')
+    return self._compiled
+
+  def __call__(self, *arguments: Any) -> Any:
+    return self.prepare(*arguments)(*arguments)
+
+
+def across_processes(jitted: Callable[..., Any], name: str) -> Callable[..., Any]:
+  """A function that several processes compile before any of them runs it.
+
+  Args:
+    jitted: the function; on several processes, called with arguments of one shape only.
+    name: what it is, for the log.
+
+  Returns:
+    A `Program`, or on one process the function itself.
+  """
+  return Program(jitted, name) if jax.process_count() > 1 else jitted
 
 
 @contextlib.contextmanager
@@ -96,14 +114,10 @@ def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
   replicated, by_batch = sharding.replicated(mesh), sharding.by_batch(mesh)
   context = train_step.Context(networks, settings, mesh)
   step, options = train_step.make_train_step(context, freeze_generator), compiler_options(mesh)
-  shardings = (replicated, replicated, by_batch)
-  jitted = jax.jit(step, in_shardings=shardings, out_shardings=replicated, donate_argnums=0,
-                   compiler_options=options)
-  if mesh.devices.flat[0].platform != 'cpu':
-    return Program(jitted)
-  kept = KeptProgram(step, shardings, replicated, lambda state, features, batch: (state, 0),
-                     (networks, settings, freeze_generator), options)
-  return Program(jitted, kept)
+  return Program(jax.jit(
+      step, in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
+      donate_argnums=0, compiler_options=options),
+                 'the discriminator\'s step' if freeze_generator else 'the training step')
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str | int]:

@@ -7,10 +7,9 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 import orbax.checkpoint as ocp
 
+from mat_jax import cluster
 from mat_jax.checkpoint import (
     FORMAT,
     UnreadableError,
@@ -67,17 +66,10 @@ def restore_newest(folder: str, like: TrainState, model: Mapping[str, Any]) -> T
   return None
 
 
-def gathered(value: int) -> list[int]:
-  """The values of all processes, each of which has to call this."""
-  if jax.process_count() == 1:
-    return [value]
-  return multihost_utils.process_allgather(np.int32(value)).tolist()
-
-
 def _step_below(step: int | None, folder: str) -> int | None:
   """The highest step below one that process 0 finds."""
   steps = [other for other in step_numbers(folder) if step is None or other < step]
-  found = gathered(max(steps, default=-1))[0]
+  found = cluster.all_gather('look for checkpoints', max(steps, default=-1))[0]
   return found if found >= 0 else None
 
 
@@ -87,7 +79,7 @@ def _read_alike(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainS
     outcome = _read(path, like, model)
   except (UserError, UnreadableError) as error:
     outcome = error
-  if len(set(gathered(_OUTCOMES.index(type(outcome))))) > 1:
+  if len(set(cluster.all_gather('read a checkpoint', _OUTCOMES.index(type(outcome))))) > 1:
     raise UserError(f'only some processes can read {path}; the workdir has to be on a disk that '
                     'all of them share')
   if isinstance(outcome, Exception):

@@ -11,8 +11,8 @@ from mat_jax.errors import UserError
 
 # What decides which images and random numbers follow: name in `config.accept_changes` -> field.
 _GUARDED = {'seed': 'seed', 'batch_size': 'train.batch_size', 'images': 'images'}
-# Fields that are about starting a run.
-_IGNORED = ('accept_changes', 'init_from')
+# Fields that are about starting a run, and one that earlier versions kept in the model.
+_IGNORED = ('accept_changes', 'init_from', 'model.formulations')
 
 
 def parse_accepted(text: str) -> frozenset[str]:

@@ -93,14 +93,6 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def formulations(model: ml_collections.ConfigDict) -> Compute:
-  """The forms of the heavy operations that `model.formulations` names."""
-  name = model.get('formulations', 'auto')
-  if name not in ('auto', 'cpu', 'gpu', 'tpu'):
-    raise UserError(f"model.formulations is {name!r}; choose 'auto', 'cpu', 'gpu' or 'tpu'")
-  return for_platform(platform=None if name == 'auto' else name)
-
-
 def _checked_resolution(model: ml_collections.ConfigDict) -> int:
   try:
     check_resolution(model.resolution)
@@ -109,14 +101,24 @@ def _checked_resolution(model: ml_collections.ConfigDict) -> int:
   return model.resolution
 
 
-def generator_from_config(model: ml_collections.ConfigDict, remat: bool = False) -> Generator:
-  """The generator of `config.model`; UserError for one with labels."""
+def generator_from_config(model: ml_collections.ConfigDict, implementations: str = 'auto',
+                          remat: bool = False) -> Generator:
+  """The generator of `config.model`.
+
+  Args:
+    model: see `configs/base.py`.
+    implementations: `config.implementations`.
+    remat: `config.train.remat`.
+
+  Raises:
+    UserError: a wrong field, or a model with labels.
+  """
   if model.get('label_dim'):
     raise UserError(f'the model takes {model.label_dim} labels; training, evaluation and '
                     'inpainting are for models without labels')
   return Generator(
       resolution=_checked_resolution(model), mapping_layers=mapping_layers(model),
-      width=model.width, dtype=compute_dtype(model.dtype), compute=_compute(model, remat))
+      width=model.width, dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat))
 
 
 def mapping_layers(model: Mapping[str, Any]) -> int:
@@ -124,21 +126,25 @@ def mapping_layers(model: Mapping[str, Any]) -> int:
   return RELEASED_MAPPING_LAYERS if model['mapping_layers'] is None else model['mapping_layers']
 
 
-def discriminator_from_config(model: ml_collections.ConfigDict,
+def discriminator_from_config(model: ml_collections.ConfigDict, implementations: str = 'auto',
                               remat: bool = False) -> Discriminator:
-  """The discriminator of `config.model`.
+  """The discriminator of `config.model`; arguments as of `generator_from_config`.
 
   Groups of four neighbours share their standard deviation, so that the result depends
   neither on the number of devices nor on microbatches.
   """
   return Discriminator(
       resolution=_checked_resolution(model), width=model.width,
-      dtype=compute_dtype(model.dtype), compute=_compute(model, remat),
+      dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat),
       minibatch_std_shards=None)
 
 
-def _compute(model: ml_collections.ConfigDict, remat: bool) -> Compute:
-  return dataclasses.replace(formulations(model), remat=remat)
+def _compute(implementations: str, remat: bool) -> Compute:
+  if implementations not in ('auto', 'cpu', 'gpu', 'tpu'):
+    raise UserError(f"implementations is {implementations!r}; choose 'auto', 'cpu', 'gpu' or "
+                    "'tpu'")
+  platform = None if implementations == 'auto' else implementations
+  return dataclasses.replace(for_platform(platform=platform), remat=remat)
 
 
 def microbatch(config: ml_collections.ConfigDict) -> int:

@@ -78,8 +78,10 @@ def open_checkpoints(config: ml_collections.ConfigDict, workdir: str,
 def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
   """The modules, and the weights of the perceptual loss (None without it)."""
   train = config.train
-  generator = settings_lib.generator_from_config(config.model, train.remat)
-  discriminator = settings_lib.discriminator_from_config(config.model, train.remat)
+  generator = settings_lib.generator_from_config(
+      config.model, config.implementations, train.remat)
+  discriminator = settings_lib.discriminator_from_config(
+      config.model, config.implementations, train.remat)
   if not train.pcp_ratio:
     return Networks(generator, discriminator), None
   name, weights = feature_weights.load_vgg(train.vgg_weights or None)

@@ -12,7 +12,7 @@ from mat_jax import settings as settings_lib
 from mat_jax import sharding, start, workdir_lock
 from mat_jax.errors import UserError
 from mat_jax.loop import Loop, Run, Schedule, Validate, is_unreported
-from mat_jax.preemption import Preemption
+from mat_jax.preemption import Preemption, Processes
 from mat_jax.records import Records
 from mat_jax.resume import parse_accepted
 from mat_jax.train_state import TrainState
@@ -36,6 +36,13 @@ def train(config: ml_collections.ConfigDict, workdir: str,
     UserError: data, config, workdir and devices do not fit together, another run has the
       workdir, or the losses are not finite.
   """
+  processes = Processes() if jax.process_count() > 1 else None
+  with Preemption(config.train.preemption_secs, processes) as preemption:
+    return _train(config, workdir, validate, preemption)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str, validate: Validate | None,
+           preemption: Preemption) -> TrainState:
   mesh = sharding.make_mesh()
   portraits, masks = from_config.open_training(config)
   config = start.with_model_of(config, workdir)
@@ -47,9 +54,6 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(workdir_lock.hold(workdir))
-    preemption = Preemption()
-    if jax.process_count() == 1:
-      stack.enter_context(preemption)
     checkpoints = stack.enter_context(contextlib.closing(
         start.open_checkpoints(config, workdir, len(portraits))))
     state = start.initial_state(config, networks, settings, mesh, checkpoints)
@@ -83,7 +87,7 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
   start.best_from_config(config.train)
   parse_accepted(config.accept_changes)
-  for field in ('total_kimg', 'kimg_per_tick'):
+  for field in ('total_kimg', 'kimg_per_tick', 'preemption_secs'):
     if config.train[field] <= 0:
       raise UserError(f'train.{field} is {config.train[field]}; give a positive number')
   for field in ('discriminator_warmup_kimg', 'freeze_d_blocks', 'lecam_weight', 'profile_steps'):

@@ -20,11 +20,13 @@ print(jax.jit(lambda x: (2 * x).sum())(jax.numpy.arange(4.0)))
 @pytest.fixture
 def configured():
   """The folder that JAX is told to use, which is put back afterwards."""
-  name = 'jax_compilation_cache_dir'
-  before = getattr(jax.config, name)
-  jax.config.update(name, None)
-  yield lambda: getattr(jax.config, name)
-  jax.config.update(name, before)
+  names = 'jax_compilation_cache_dir', 'jax_compilation_cache_max_size'
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(names, (None, -1), strict=True):
+    jax.config.update(name, value)
+  yield lambda: getattr(jax.config, names[0])
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
 
 
 def _compile(folder):
@@ -56,13 +58,14 @@ def test_a_folder_that_cannot_be_is_a_warning(tmp_path):
 def test_the_folder_is_in_the_cache_of_the_user(configured, monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   compilation_cache.enable()
-  assert configured() == str(tmp_path / 'mat-jax' / 'programs')
+  assert configured() == str(tmp_path / 'mat-jax' / 'compilation_cache')
 
 
 def test_the_folder_of_jax_is_kept(configured, tmp_path):
   jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'own'))
   compilation_cache.enable()
   assert configured() == str(tmp_path / 'own')
+  assert jax.config.jax_compilation_cache_max_size == -1, 'others may keep programs there'
 
 
 def test_none_is_used_on_request(configured, tmp_path):
@@ -71,10 +74,40 @@ def test_none_is_used_on_request(configured, tmp_path):
   assert configured() is None
 
 
-def test_what_was_used_longest_ago_is_removed(tmp_path):
-  for age, name in enumerate(('new', 'middle', 'old')):
-    (tmp_path / name).write_bytes(b'12345')
-    os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
-  (tmp_path / 'folder').mkdir()
-  compilation_cache.remove_oldest(tmp_path, 12)
-  assert sorted(os.listdir(tmp_path)) == ['folder', 'middle', 'new']
+def test_another_process_has_a_folder_of_its_own(configured, tmp_path):
+  compilation_cache.enable(str(tmp_path), process_index=3)
+  assert configured() == str(tmp_path / 'process_3')
+
+
+_SEVERAL_PROGRAMS = """
+import jax, sys
+from mat_jax import compilation_cache
+compilation_cache._LIMIT = int(sys.argv[1])
+compilation_cache.enable()
+for size in range(3, 9):
+  jax.jit(lambda x: (2 * x).sum())(jax.numpy.arange(float(size)))
+"""
+
+
+def _compile_several(cache, limit):
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XDG_CACHE_HOME': str(cache),
+                 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+  environment.pop('JAX_COMPILATION_CACHE_DIR')
+  subprocess.run([sys.executable, '-c', _SEVERAL_PROGRAMS, str(limit)], cwd=_ROOT,
+                 env=environment, check=True)
+
+
+def test_the_own_folder_has_a_limit_and_other_files_in_it_stay(tmp_path):
+  folder = tmp_path / 'mat-jax' / 'compilation_cache'
+  _compile_several(tmp_path, 2**30)
+  sizes = [path.stat().st_size for path in folder.glob('*-cache')]
+  assert len(sizes) >= 6
+  (folder / 'thesis.pdf').write_bytes(b'12345')
+  os.utime(folder / 'thesis.pdf', (0, 0))
+  for path in folder.glob('*-*e'):
+    path.unlink()
+  limit = 3 * max(sizes)
+  _compile_several(tmp_path, limit)
+  kept = [path.stat().st_size for path in folder.glob('*-cache')]
+  assert 0 < sum(kept) <= limit and len(kept) < len(sizes)
+  assert (folder / 'thesis.pdf').read_bytes() == b'12345'

@@ -23,13 +23,13 @@ from mat_jax import cluster, phases, programs, settings, sharding, train_step
 BATCH = 32  # four images on each of eight devices
 
 
-def make_run(formulations='cpu', **train):
+def make_run(implementations='cpu', **train):
   """Networks and settings of the demo's size with everything that training can do.
 
   XLA's own kernel gradients, of the other forms, are less exact on a CPU, and faster compiled.
   """
   config = demo.get_config()
-  config.model.formulations = formulations
+  config.implementations = implementations
   config.train.batch_size = BATCH
   config.train.r1_interval = 2
   config.train.lecam_weight = 0.1
@@ -37,8 +37,8 @@ def make_run(formulations='cpu', **train):
   config.augment.probability = 0.5
   config.train.update(train)
   networks = phases.Networks(
-      settings.generator_from_config(config.model, config.train.remat),
-      settings.discriminator_from_config(config.model, config.train.remat))
+      settings.generator_from_config(config.model, implementations, config.train.remat),
+      settings.discriminator_from_config(config.model, implementations, config.train.remat))
   return networks, settings.training_from_config(config)
 
 

@@ -26,22 +26,21 @@ _VGG19 = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4)
 def penalty():
   """The gradient of R1 of a small model that is augmented and has two frozen blocks."""
   config = demo.get_config()
-  config.model.formulations = 'gpu'
   config.train.batch_size, config.train.freeze_d_blocks = 4, 2
   config.augment.pipeline = 'bgc'
   options = settings.training_from_config(config)
 
   def loss(params, batch, key, probability, dtype='float32'):
     config.model.dtype = dtype
-    networks = phases_lib.Networks(settings.generator_from_config(config.model),
-                                   settings.discriminator_from_config(config.model))
+    networks = phases_lib.Networks(settings.generator_from_config(config.model, 'gpu'),
+                                   settings.discriminator_from_config(config.model, 'gpu'))
     transforms = draws_lib.draw_transforms(key, 64, probability, options)
     return phases_lib.r1_loss(params, probability, batch, transforms, networks, options)
 
   rng = np.random.default_rng(0)
   batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
            'mask': (rng.uniform(size=(4, 64, 64, 1)) > 0.5).astype(np.float32)}
-  discriminator = settings.discriminator_from_config(config.model)
+  discriminator = settings.discriminator_from_config(config.model, 'gpu')
   variables = reference.random_variables(
       discriminator, batch['image'], batch['mask'], batch['image'])
   return loss, (variables['params'], batch, jax.random.key(0), jnp.float32(0.7))

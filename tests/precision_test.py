@@ -15,7 +15,7 @@ _STEPS, _WINDOW = 200, 50
 def _curves(dtype):
   """Means of the losses over each window of steps: name -> [windows]."""
   config = demo.get_config()
-  config.model.dtype, config.model.formulations = dtype, 'gpu'
+  config.model.dtype, config.implementations = dtype, 'gpu'
   # At the demo's rate, 8e-3, any two runs part after a few dozen steps.
   config.optimizer.learning_rate, config.train.r1_gamma = 2e-4, 1.0
   networks, _ = start.make_networks(config)

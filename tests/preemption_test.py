@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -11,63 +10,86 @@ from mat_jax import preemption
 
 _START = '''
 import os, time
-from mat_jax.preemption import Preemption
+from mat_jax.preemption import Preemption, Rescue
 def block(seconds):  # As XLA's compiler: in C, where no signal is handled, without Python's lock.
   os.system(f'exec sleep {seconds} >/dev/null')
 def say(word):
   print(word, flush=True)
+def save(word, seconds=0):
+  time.sleep(seconds)
+  print(word)
 '''
 _CASES = {
-    # A loop that polls after every step, and a second signal while it saves.
+    # A loop that asks after every step, and a second signal while it saves.
     'between steps': '''
 with Preemption() as preemption:
-  while not preemption.requested:
-    preemption.progress_made()
+  step = 0
+  while not preemption.has_to_stop(step):
+    preemption.withdraw()
+    step += 1
+    preemption.offer(Rescue(lambda: say('rescued')))
     say('ready')
     time.sleep(0.05)
   say('saving')
-  time.sleep(3)
+  time.sleep(7)
   say('saved')
 ''',
-    'compiling': '''
+    'nothing to save': '''
 with Preemption() as preemption:
   print('kept in a buffer')
   say('ready')
   block(15)
 ''',
-    'compiling after a checkpoint': '''
+    'busy with progress': '''
 with Preemption() as preemption:
-  preemption.progress_made()
-  preemption.nothing_to_save()
+  preemption.offer(Rescue(lambda: save('old')))
+  preemption.withdraw()
+  preemption.offer(Rescue(lambda: save('rescued', 1)))
   say('ready')
   block(15)
 ''',
-    # Longer than the time of grace.
-    'compiling with progress': '''
+    # The main thread comes back before it is given up, and asks.
+    'busy for a moment': '''
 with Preemption() as preemption:
-  preemption.progress_made()
+  preemption.offer(Rescue(lambda: save('rescued')))
   say('ready')
-  block(4)
-  say('saving' if preemption.requested else 'not requested')
-  preemption.nothing_to_save()
-  say('saved')
-''',
-    # The main thread comes back and goes on, within the time of grace.
-    'progress after the signal': '''
-with Preemption() as preemption:
-  say('ready')
-  block(1)
-  preemption.progress_made()
   block(3)
-  say('saved')
+  say('stopping' if preemption.has_to_stop(1) else 'not requested')
 ''',
-    'nothing to save in the end': '''
+    'amid a step': '''
 with Preemption() as preemption:
-  preemption.progress_made()
+  preemption.withdraw()
   say('ready')
-  block(1)
-  preemption.nothing_to_save()
-  say('saved')
+  block(8)
+  preemption.offer(Rescue(lambda: save('rescued')))
+  block(15)
+''',
+    'a step that the devices compute': '''
+with Preemption() as preemption:
+  begun = time.monotonic()
+  preemption.offer(Rescue(lambda: save('rescued'), lambda: time.monotonic() > begun + 8))
+  say('ready')
+  block(15)
+''',
+    # While another thread saves, the main thread does not begin a step, which takes the state.
+    'back while it is saved': '''
+with Preemption() as preemption:
+  preemption.offer(Rescue(lambda: save('rescued', 3)))
+  say('ready')
+  block(6.5)
+  preemption.withdraw()
+  say('stepping')
+''',
+    'a step without end': '''
+with Preemption(7) as preemption:
+  preemption.withdraw()
+  say('ready')
+  block(15)
+''',
+    'a save without end': '''
+with Preemption(7) as preemption:
+  preemption.offer(Rescue(lambda: block(15)))
+  say('ready')
   block(15)
 ''',
     'after the end': '''
@@ -117,13 +139,16 @@ def outcomes():
 
 
 @pytest.mark.parametrize('name,words,code,shortest,longest', [
-    ('between steps', ['saving', 'saved'], 0, 3, 10),
-    ('compiling', ['kept in a buffer'], 0, 1.9, 10),
-    ('compiling after a checkpoint', [], 0, 1.9, 10),
-    ('compiling with progress', ['saving', 'saved'], 0, 3.9, 10),
-    ('progress after the signal', ['saved'], 0, 3.9, 10),
-    ('nothing to save in the end', ['saved'], 0, 2.9, 10),
-    ('after the end', [], -signal.SIGTERM, 0, 5),
+    ('between steps', ['saving', 'saved'], 0, 6.9, 12),
+    ('nothing to save', ['kept in a buffer'], 0, 1.9, 5),
+    ('busy with progress', ['rescued'], 0, 5.9, 9),
+    ('busy for a moment', ['stopping'], 0, 2.9, 5),
+    ('amid a step', ['rescued'], 0, 7.9, 12),
+    ('a step that the devices compute', ['rescued'], 0, 7.5, 12),
+    ('back while it is saved', ['rescued'], 0, 7.9, 12),
+    ('a step without end', [], 143, 6.9, 9),
+    ('a save without end', [], 143, 6.9, 9),
+    ('after the end', [], -signal.SIGTERM, 0, 3),
 ])
 def test_sigterm(outcomes, name, words, code, shortest, longest):
   found, found_code, seconds = outcomes[name]
@@ -131,67 +156,76 @@ def test_sigterm(outcomes, name, words, code, shortest, longest):
   assert shortest < seconds < longest
 
 
-@pytest.fixture
-def handler():
-  """A handler that was there before."""
-  def handle(number, frame):
-    raise AssertionError('the previous handler')
+class _Store:
+  """What several processes share, here of threads."""
 
-  before = signal.signal(signal.SIGTERM, handle)
-  yield handle
-  signal.signal(signal.SIGTERM, before)
+  def __init__(self):
+    self._values, self._changed = {}, threading.Condition()
 
+  def put(self, key, value=''):
+    with self._changed:
+      self._values[key] = value
+      self._changed.notify_all()
 
-def _wakeup_descriptor():
-  found = signal.set_wakeup_fd(-1)
-  signal.set_wakeup_fd(found)
-  return found
-
-
-def test_the_block_leaves_everything_as_it_was(handler):
-  descriptors = os.listdir('/dev/fd')
-  with pytest.raises(KeyError), preemption.Preemption() as found:
-    assert signal.getsignal(signal.SIGTERM) != handler
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert found.requested
-    raise KeyError('of the loop')
-  assert signal.getsignal(signal.SIGTERM) == handler
-  assert _wakeup_descriptor() == -1
-  assert 'preemption' not in [thread.name for thread in threading.enumerate()]
-  assert os.listdir('/dev/fd') == descriptors
+  def get(self, key, seconds):
+    with self._changed:
+      if not self._changed.wait_for(lambda: key in self._values, seconds):
+        return None
+      return self._values[key]
 
 
-def test_a_wakeup_descriptor_of_someone_else_stays(handler):
-  reader, writer = os.pipe()
-  os.set_blocking(writer, False)
-  before = signal.set_wakeup_fd(writer)
-  try:
-    with preemption.Preemption() as found:
-      os.kill(os.getpid(), signal.SIGTERM)
-      assert found.requested
-    assert _wakeup_descriptor() == writer
-    assert os.read(reader, 10) == bytes([signal.SIGTERM])
-  finally:
-    signal.set_wakeup_fd(before)
-    os.close(reader)
-    os.close(writer)
+@pytest.mark.parametrize('ahead', [0, 1, 2])
+def test_processes_stop_after_the_same_step(ahead):
+  """One is bound to `ahead` more steps than the other when that one is asked."""
+  store, heard = _Store(), [threading.Event() for _ in range(2)]
+  processes = [preemption.Processes(store, index, 2) for index in range(2)]
+  steps = [3, 3 + ahead]
+  for process, event, step in zip(processes, heard, steps, strict=True):
+    process.listen(event.set)
+    assert not process.have_to_stop(step)
+  processes[0].ask_to_stop()
+  assert all(event.wait(10) for event in heard)
+  for index, process in enumerate(processes):
+    steps[index] += 1
+    while not process.have_to_stop(steps[index]):
+      steps[index] += 1
+  assert steps == [4 + ahead] * 2
+
+
+def test_a_process_that_has_not_begun_stops_with_the_others():
+  store, heard = _Store(), [threading.Event() for _ in range(2)]
+  processes = [preemption.Processes(store, index, 2) for index in range(2)]
+  assert not processes[0].have_to_stop(7)
+  for process, event in zip(processes, heard, strict=True):
+    process.listen(event.set)
+  processes[1].ask_to_stop()
+  assert all(event.wait(10) for event in heard)
+  assert not processes[1].have_to_stop(7) and processes[1].have_to_stop(8)
+  assert processes[0].have_to_stop(8)
+
+
+def test_process_0_leaves_last(monkeypatch):
+  left = []
+  monkeypatch.setattr(preemption.sigterm, 'leave', lambda code: left.append(
+      (threading.current_thread().name, code)))
+  store = _Store()
+  threads = [threading.Thread(target=preemption.Processes(store, index, 2).leave_together,
+                              args=(10,), name=str(index)) for index in range(2)]
+  threads[1].start()
+  time.sleep(0.2)
+  assert not left, 'process 0 has not saved'
+  threads[0].start()
+  for thread in threads:
+    thread.join()
+  assert sorted(left) == [('0', 0), ('1', 0)]
 
 
 def test_ctrl_c_stays_an_interrupt():
-  with pytest.raises(KeyboardInterrupt), preemption.Preemption() as found:
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(1)
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+  try:
+    with pytest.raises(KeyboardInterrupt), preemption.Preemption() as found:
+      signal.raise_signal(signal.SIGINT)
+      time.sleep(1)
+  finally:
+    signal.signal(signal.SIGINT, before)
   assert not found.requested
-
-
-def test_another_thread_gets_no_handler(handler):
-  def block():
-    with preemption.Preemption() as found:
-      found.progress_made()
-      handlers.append(signal.getsignal(signal.SIGTERM))
-
-  handlers = []
-  thread = threading.Thread(target=block)
-  thread.start()
-  thread.join()
-  assert handlers == [handler]

@@ -16,7 +16,7 @@ from tests.devices_test import check_equal
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _STEPS = 24
 _FIELDS = {
-    'model.formulations': 'gpu', 'train.batch_size': 16, 'train.total_kimg': _STEPS * 0.016,
+    'implementations': 'gpu', 'train.batch_size': 16, 'train.total_kimg': _STEPS * 0.016,
     'train.kimg_per_tick': 0.064, 'train.snapshot_ticks': 3, 'train.r1_interval': 4,
     'eval.batch_size': 4, 'eval.masks_per_image': 1}
 

@@ -151,7 +151,6 @@ _PROCESS = textwrap.dedent('''
   assert checkpoints.latest_step() == 2
   for step in (6, 8):
     checkpoints.save(place(tiny_state(step)), {'psnr': float(step)})
-    assert not checkpoints.reached_preemption(step)
   checkpoints.close()
   jax.experimental.multihost_utils.sync_global_devices('saved')
   assert checkpoints.latest_step() == 8

@@ -27,13 +27,14 @@ def test_dtype():
     settings.compute_dtype('float16')
 
 
-def test_formulations():
+def test_implementations_belong_to_the_run():
   model = base.get_config().model
-  model.formulations = 'tpu'
-  assert settings.generator_from_config(model).compute.fir == 'depthwise'
-  model.formulations = 'abacus'
-  with pytest.raises(UserError, match="model.formulations is 'abacus'"):
-    settings.generator_from_config(model)
+  here = settings.generator_from_config(model)
+  assert settings.generator_from_config(model, 'tpu').compute.fir == 'depthwise'
+  with pytest.raises(UserError, match="implementations is 'abacus'"):
+    settings.generator_from_config(model, 'abacus')
+  model.formulations = 'tpu'  # as checkpoints of an earlier version have it
+  assert settings.generator_from_config(model) == here
 
 
 @pytest.mark.parametrize('batch_size,microbatch,expected', [
