@@ -160,7 +160,8 @@ def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
   """
   config = base.get_config()
   config.model.update(resolution=case.resolution, dtype=case.dtype, width=case.width)
-  config.train.update(batch_size=case.batch_size, microbatch=case.microbatch, remat=case.remat)
+  config.train.update(batch_size=case.batch_size, microbatch=case.microbatch or case.batch_size,
+                      remat=case.remat)
   if mesh is not None:
     sharding.check_batch_size(case.batch_size, mesh, 'train.batch_size')
   networks = Networks(settings.generator_from_config(config.model, case.implementations, case.remat),

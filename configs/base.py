@@ -86,8 +86,9 @@ def _train() -> ml_collections.ConfigDict:
   # Images of a step, over all devices.
   train.batch_size = 8
   # Images whose gradients are computed at a time, over all devices; fewer than the batch
-  # need less memory and give the same step. None takes the whole batch.
-  train.microbatch = config_dict.placeholder(int)
+  # need less memory and give the same step but for rounding. 'auto' finds the largest that
+  # fits before the first step; a run keeps what it has found.
+  train.microbatch = config_dict.FieldReference('auto', field_type=object)
   # Computes the activations of every block again in the backward pass instead of keeping
   # them: about a third more work, a fraction of the memory.
   train.remat = False

@@ -87,6 +87,10 @@ class Checkpoints:
     if jax.process_index() == 0:
       _prepare(self._folder)
 
+  def describe(self, **meta: Any) -> None:
+    """Adds JSON values that are stored with every step from now on."""
+    self._meta |= meta
+
   def latest_step(self) -> int | None:
     """The newest complete step, or None."""
     steps = [step for step in step_numbers(self._folder) if is_complete(self._path(step))]

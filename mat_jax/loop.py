@@ -22,7 +22,7 @@ import numpy as np
 import tqdm
 
 from input_pipeline.stream import Stream
-from mat_jax import image_grid, inference, programs, sharding, status, totals
+from mat_jax import image_grid, inference, microbatch, programs, sharding, status, totals
 from mat_jax.checkpoints import Checkpoints
 from mat_jax.loss_watch import LossWatch
 from mat_jax.phases import Networks
@@ -79,7 +79,7 @@ class Run:
     config: see `configs/base.py`.
     mesh: the devices.
     networks: modules.
-    settings: of the step.
+    step: the training step.
     features: weights of the perceptual loss on the devices, or None.
     stream: training batches, the next one being that of the state's step.
     samples: `image` and `mask` of the sample grid, or None.
@@ -92,7 +92,7 @@ class Run:
   config: ml_collections.ConfigDict
   mesh: Mesh
   networks: Networks
-  settings: Training
+  step: microbatch.Step
   features: Any
   stream: Stream
   samples: dict[str, np.ndarray] | None
@@ -134,7 +134,7 @@ class Loop:
           state = self._tick(state, step)
         if step >= schedule.total or has_to_stop(step):
           break
-        is_warmup = step * self._run.settings.batch_size < warmup_images
+        is_warmup = step * self._run.step.settings.batch_size < warmup_images
         state = self._step(state, step, is_warmup)
         step += 1
         progress.update()
@@ -145,12 +145,11 @@ class Loop:
 
   def _step(self, state: TrainState, step: int, freeze_generator: bool) -> TrainState:
     run = self._run
-    step_fn = programs.compiled_step(run.networks, run.settings, run.mesh, freeze_generator)
     batch = sharding.to_global(next(run.stream), run.mesh)
-    step_fn.prepare(state, run.features, batch)
+    run.step.prepare(state, run.features, batch, freeze_generator)
     begun = time.monotonic()
     self._give_away(state)
-    state, losses = step_fn(state, run.features, batch)
+    state, losses = run.step(state, run.features, batch, freeze_generator)
     self._offer(state, losses)
     self._watch.step_done(step + 1, losses)
     self._step_seconds = time.monotonic() - begun
@@ -226,7 +225,7 @@ class Loop:
         'data/unreadable_images': len(run.stream.unreadable),
         'time/sec_per_kimg': timing.sec_per_kimg, 'time/images_per_sec': timing.images_per_sec,
         **{f'memory/{name}_gb': used for name, used in status.memory().items()},
-        **_learning_rates(run.settings)}
+        **_learning_rates(run.step.settings)}
 
   def _save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
     """Saves a checkpoint, unless the losses are not finite any more."""

@@ -147,13 +147,18 @@ def _compute(implementations: str, remat: bool) -> Compute:
   return dataclasses.replace(for_platform(platform=platform), remat=remat)
 
 
+AUTO = 'auto'
+
+
 def microbatch(config: ml_collections.ConfigDict) -> int:
-  """`train.microbatch`, by default the whole batch; UserError for one that does not fit."""
+  """`train.microbatch`, the whole batch for 'auto'; UserError for one that is not possible."""
   train = config.train
   if train.batch_size > GROUP_SIZE and train.batch_size % GROUP_SIZE:
     raise UserError(f'train.batch_size is {train.batch_size}; choose a multiple of {GROUP_SIZE}, '
                     f'or less than {GROUP_SIZE}, for the minibatch standard deviation')
-  size = train.batch_size if train.microbatch is None else train.microbatch
+  size = train.batch_size if train.microbatch == AUTO else train.microbatch
+  if not isinstance(size, int):
+    raise UserError(f"train.microbatch is {size!r}; give a number of images, or 'auto'")
   if size < 1 or train.batch_size % size:
     raise UserError(f'train.microbatch is {size}, which does not divide train.batch_size '
                     f'{train.batch_size}')

@@ -75,6 +75,14 @@ def open_checkpoints(config: ml_collections.ConfigDict, workdir: str,
                      best_from_config(config.train))
 
 
+def microbatch_until_now(config: ml_collections.ConfigDict, workdir: str) -> int | None:
+  """The microbatch of the run in the workdir, None for a new one or another batch size."""
+  newest = newest_step(workdir)
+  meta = read_meta(newest) if newest else {}
+  batch_size = meta.get('config', {}).get('train', {}).get('batch_size')
+  return meta.get('microbatch') if batch_size == config.train.batch_size else None
+
+
 def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
   """The modules, and the weights of the perceptual loss (None without it)."""
   train = config.train

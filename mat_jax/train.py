@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 import ml_collections
 
 from input_pipeline import from_config
+from mat_jax import microbatch, sharding, start, workdir_lock
 from mat_jax import settings as settings_lib
-from mat_jax import sharding, start, workdir_lock
 from mat_jax.errors import UserError
 from mat_jax.loop import Loop, Run, Schedule, Validate, is_unreported
 from mat_jax.preemption import Preemption, Processes
@@ -65,7 +65,11 @@ def _train(config: ml_collections.ConfigDict, workdir: str, validate: Validate |
         jax.process_index(), jax.process_count())
     logging.info('Training on %d images, %d devices, batch %d.', len(portraits),
                  mesh.devices.size, config.train.batch_size)
-    run = Run(config, mesh, networks, settings,
+    step = microbatch.Step(
+        networks, settings, mesh, config.train.microbatch != settings_lib.AUTO,
+        start.microbatch_until_now(config, workdir),
+        lambda size: checkpoints.describe(microbatch=size))
+    run = Run(config, mesh, networks, step,
               jax.device_put(features, sharding.replicated(mesh)), stream, samples, validate,
               checkpoints, records, preemption)
     return Loop(run, int(state.step)).run(state)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import demo
-from mat_jax import loop, programs, settings, sharding, totals, train
+from mat_jax import loop, microbatch, programs, settings, sharding, totals, train
 from mat_jax.checkpoints import Checkpoints
 from mat_jax.preemption import Preemption
 from mat_jax.records import Records
@@ -147,8 +147,9 @@ def run(workdir, phase='none', seconds=20.0):
         loop, '_complete', lambda *args: lambda *inputs: _complete(*inputs)))
     stack.enter_context(_phase(phase, program))
     images = np.zeros((1, _SIDE, _SIDE, 3), np.float32)
+    step = microbatch.Step(None, settings.training_from_config(config), mesh, is_fixed=True)
     options = loop.Run(
-        config, mesh, mock.Mock(), settings.training_from_config(config), None,
+        config, mesh, mock.Mock(), step, None,
         _Stream(int(state.step)), {'image': images, 'mask': images[..., :1]},
         lambda *args: _validate(*args), checkpoints, records, preemption)
     return loop.Loop(options, int(state.step)).run(state)

@@ -38,8 +38,8 @@ def test_implementations_belong_to_the_run():
 
 
 @pytest.mark.parametrize('batch_size,microbatch,expected', [
-    (1, None, 1), (3, None, 3), (4, None, 4), (32, None, 32), (32, 8, 8), (8, 8, 8),
-    (6, None, 'train.batch_size is 6'), (32, 12, 'train.microbatch is 12, which does not divide'),
+    (1, 'auto', 1), (3, 'auto', 3), (4, 'auto', 4), (32, 'auto', 32), (32, 8, 8), (8, 8, 8),
+    (6, 'auto', 'train.batch_size is 6'), (8, 'half', "train.microbatch is 'half'"), (32, 12, 'train.microbatch is 12, which does not divide'),
     (32, 2, 'train.microbatch is 2; choose a multiple of 4'), (8, 0, 'train.microbatch is 0')])
 def test_batches_that_groups_of_four_divide(batch_size, microbatch, expected):
   config = base.get_config()
