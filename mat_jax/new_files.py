@@ -4,9 +4,15 @@ from collections.abc import Iterator
 import contextlib
 import os
 import shutil
+import time
 from typing import BinaryIO
 
+from absl import logging
+
 from mat_jax.errors import UserError
+
+_QUIET_SECONDS = 0.5  # late writes of TensorStore were seen within 0.06 s of a removal
+_DISCARD_SECONDS = 10
 
 
 @contextlib.contextmanager
@@ -59,7 +65,7 @@ def new_directory(path: str) -> Iterator[str]:
       yield partial
       os.rename(partial, target)
     finally:
-      shutil.rmtree(partial, ignore_errors=True)
+      discard(partial)
 
 
 @contextlib.contextmanager
@@ -90,8 +96,30 @@ def replaced_directory(path: str) -> Iterator[str]:
           os.rename(old, target)
         raise
     finally:
-      shutil.rmtree(partial, ignore_errors=True)
+      discard(partial)
       shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(folder: str) -> None:
+  """Removes a folder that failed to be filled, and what threads write there even after that.
+
+  The writes that TensorStore has begun go on when another of them fails. A removal may meet
+  them, or they make the folder anew; so it has to stay away for a while.
+
+  Args:
+    folder: it need not exist. Only if something is in it, others may be writing there.
+  """
+  quiet = _QUIET_SECONDS if os.path.isdir(folder) and os.listdir(folder) else 0
+  shutil.rmtree(folder, ignore_errors=True)
+  seen = start = time.monotonic()
+  while time.monotonic() < seen + quiet:
+    if os.path.lexists(folder):
+      shutil.rmtree(folder, ignore_errors=True)
+      seen = time.monotonic()
+      if seen > start + _DISCARD_SECONDS:
+        logging.warning('%s could not be removed.', folder)
+        return
+    time.sleep(0.02)
 
 
 def _partial_name(path: str) -> str:
