@@ -6,6 +6,7 @@ import statistics
 
 import numpy as np
 
+from convert import limits
 from mat_jax import sizes
 from mat_jax.discriminator import Discriminator
 from mat_jax.errors import UserError
@@ -13,7 +14,6 @@ from mat_jax.generator import Generator
 
 StateDict = Mapping[str, np.ndarray]
 
-_MAX_RESOLUTION = 4096
 _FULL_WIDTH = sizes.channels(4)
 
 # Channels of a layer with the side of its map, None in stage one.
@@ -41,6 +41,9 @@ def generator_from(state_dict: StateDict) -> Generator:
       state_dict,
       r'synthesis\.first_stage\.(conv_first|enc_conv\.\d+|tran\.\d+\.conv)\.conv\.bias')]
   layers = {match[1] for name in state_dict if (match := re.match(r'mapping\.fc(\d+)\.', name))}
+  if len(layers) > limits.MAPPING_LAYERS:
+    raise UserError(f'the names are those of a network of {len(layers)} mapping layers, more than '
+                    f'{limits.MAPPING_LAYERS}')
   return Generator(
       resolution=_resolution(max(side for side, _ in blocks)), label_dim=_label_dim(state_dict),
       mapping_layers=len(layers), width=_width(blocks + stage1))
@@ -71,9 +74,9 @@ def _resolution(side: int) -> int:
     sizes.check_resolution(side)
   except ValueError as error:
     raise UserError(f'the names are those of a network of {error}') from error
-  if side > _MAX_RESOLUTION:
+  if side > limits.RESOLUTION:
     raise UserError(f'the names are those of a network of resolution {side}, more than '
-                    f'{_MAX_RESOLUTION}')
+                    f'{limits.RESOLUTION}')
   return side
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.safe_pickle import Blob, Call, FormatError, Global, Window, load
+from convert import limits
+from convert.file_window import Blob, FormatError, Window
+from convert.safe_pickle import Call, Global, load
 from mat_jax.errors import UserError
 
 # NumPy 1 and 2 spell the module differently.
@@ -15,7 +17,6 @@ _ALLOWED = frozenset({*_RECONSTRUCT, 'numpy.ndarray', 'numpy.dtype'})
 # Type codes as NumPy writes them: bool, floats, signed and unsigned integers.
 _NUMERIC = frozenset(
     {'b1', 'f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8'})
-_MAX_DEPTH = 4
 
 
 def read_array_pickle(path: str) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def numpy_dtype(node: Any) -> np.dtype:
 
 def _arrays(node: Any, depth: int = 0) -> Any:
   """The dicts and arrays that a tree of `convert.safe_pickle` describes."""
-  if depth > _MAX_DEPTH:
+  if depth > limits.DEPTH:
     raise FormatError('nests its dicts too deeply')
   if isinstance(node, dict):
     return {name: _arrays(value, depth + 1) for name, value in node.items()}
@@ -67,7 +68,9 @@ def _arrays(node: Any, depth: int = 0) -> Any:
 
 def _array(shape: tuple[Any, ...], dtype: np.dtype, fortran: bool, data: Blob) -> np.ndarray:
   # The size is checked before the bytes are read, so a false shape allocates nothing.
-  if not all(type(side) is int and side >= 0 for side in shape) or (
+  if len(shape) > limits.DIMENSIONS:
+    raise FormatError(f'holds an array of more than {limits.DIMENSIONS} dimensions')
+  if not all(type(side) is int and 0 <= side < limits.SIZE for side in shape) or (
       math.prod(shape) * dtype.itemsize != data.length):
     raise FormatError('holds an array of another size than it says')
   data.file.seek(data.start)

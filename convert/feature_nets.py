@@ -35,6 +35,7 @@ _PACKAGE_FILES = {'vgg16': ('vgg16.ckpt', '2ecbe4ce', 'VGG16_0'),
 _LPIPS_NETWORKS = {'alex': 'alexnet', 'vgg': 'vgg16'}
 _LPIPS_STAGES = 5
 _VGGS = ('vgg19', 'vgg16')
+_DOWNLOADS = (*_VGGS, 'inception')  # what commands read from the cache
 _BATCH_NORM_EPSILON = 1e-3
 
 
@@ -283,15 +284,14 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
   for network in flags.FLAGS.networks:
-    if network not in weight_files.PUBLISHED:
-      raise UserError(f'there is no network {network!r}; choose of '
-                      f'{", ".join(weight_files.PUBLISHED)}')
+    if network not in _DOWNLOADS:
+      raise UserError(f'there is no network {network!r} to download; choose of '
+                      f'{", ".join(_DOWNLOADS)}')
   for network in flags.FLAGS.networks:
     print(f'Looking for {network}: {weight_files.PUBLISHED[network].name}.', flush=True)
     print(f'{weight_files.fetch(network)}: checksum verified.')
 
 
 if __name__ == '__main__':
-  flags.DEFINE_list('networks', None, 'Weights to download, of '
-                    f'{", ".join(weight_files.PUBLISHED)}.')
+  flags.DEFINE_list('networks', None, f'Weights to download, of {", ".join(_DOWNLOADS)}.')
   command_line.run(main, ['networks'])

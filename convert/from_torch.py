@@ -259,10 +259,10 @@ def _save(step: str, item: str, tree: Tree) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(os.path.join(step, item), tree)
   except ValueError as error:  # how a failed write arrives from below Orbax
-    match = re.search(r"([^:]*) \[os_error_code='(\d+)'\]", str(error))
+    match = re.search(r"\[os_error_code='(\d+)'\]", str(error))
     if match is None:
       raise
-    raise OSError(int(match[2]), match[1].strip()) from error
+    raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def _report(reader: _Source) -> str:

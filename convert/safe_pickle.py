@@ -17,23 +17,16 @@ from collections.abc import Callable, Collection
 import dataclasses
 import pickle
 import struct
-from typing import Any, BinaryIO
+from typing import Any
 
-# A checkpoint with three networks of 256 x 256 takes about 100,000 operations.
-MAX_OPERATIONS = 2_000_000
-MAX_TEXT = 64 << 20  # characters of all names and texts together
-_LONG_TEXT = 4096  # longer ones (source code) stay in the file
-_LONG_INTEGER = 64  # bytes; the longest that torch writes has 10
-_LINE = 512  # bytes; the text operations hold names and numbers
+from convert import limits
+from convert.file_window import Blob, FormatError, Window, brief
+
+_LONG_TEXT = 4096  # bytes; longer ones (source code) stay in the file
 _MAX_PROTOCOL = 5
-_BRIEF = 120  # characters
+_HALF_RANGE = 1 << (8 * limits.INTEGER - 1)  # of the signed integers of limits.INTEGER bytes
 
 SET = 'builtins.set'
-_MAX_KEY = 1 << 32
-
-
-class FormatError(Exception):
-  """The file is not what it should be; the message continues "the file ..."."""
 
 
 class RefusedGlobalError(FormatError):
@@ -45,21 +38,6 @@ class Global:
   """A `module.name` that the pickle refers to; nothing was imported."""
 
   name: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Blob:
-  """Bytes (or the UTF-8 of a long text) left in the file.
-
-  Attributes:
-    file: the file.
-    start: position of the first byte in it.
-    length: number of bytes.
-  """
-
-  file: BinaryIO
-  start: int
-  length: int
 
 
 @dataclasses.dataclass(eq=False, repr=False, slots=True)
@@ -77,42 +55,6 @@ class Call:
   args: tuple[Any, ...]
   state: Any = None
   items: dict[Any, Any] | None = None
-
-
-class Window:
-  """The bytes from `start` to `end` of a seekable file, read forwards and never left."""
-
-  def __init__(self, file: BinaryIO, start: int, end: int):
-    self._file, self._position, self._end = file, start, end
-    file.seek(start)
-
-  def read(self, length: int) -> bytes:
-    """Returns the next bytes; raises `FormatError` where fewer are left."""
-    self._advance(length)
-    data = self._file.read(length)
-    if len(data) != length:
-      raise _cut_short()
-    return data
-
-  def skip(self, length: int) -> Blob:
-    """Leaves the next bytes unread; raises `FormatError` where fewer are left."""
-    blob = Blob(self._file, self._position, length)
-    self._advance(length)
-    self._file.seek(self._position)
-    return blob
-
-  def line(self) -> str:
-    """Returns the text of the next line, without its end."""
-    data = self._file.readline(_LINE)
-    if not data.endswith(b'\n'):
-      raise FormatError('has a damaged pickle (a line without an end)')
-    self._advance(len(data))
-    return data[:-1].decode('raw-unicode-escape')  # what the oldest protocol writes
-
-  def _advance(self, length: int) -> None:
-    if length < 0 or length > self._end - self._position:
-      raise _cut_short()
-    self._position += length
 
 
 def load(window: Window, allowed: Collection[str],
@@ -139,13 +81,13 @@ def load(window: Window, allowed: Collection[str],
     raise FormatError(f'has a damaged pickle ({brief(error)})') from error
 
 
-def brief(message: object) -> str:
-  """One short line of a message that quotes from the file, at any length."""
-  return ' '.join(str(message).split())[:_BRIEF]
+def is_key(value: Any) -> bool:
+  """Whether a value from a file may be hashed.
 
-
-def _cut_short() -> FormatError:
-  return FormatError('ends too early or is damaged (is the download complete?)')
+  The hash of a deeply nested tuple would overflow the C stack, and giant numbers can be
+  chosen so that their hashes are all the same.
+  """
+  return isinstance(value, str) or (isinstance(value, int) and abs(value) < limits.KEY)
 
 
 class _Machine:
@@ -158,10 +100,10 @@ class _Machine:
     self.marks: list[list[Any]] = []
     self.memo: dict[int, Any] = {}
     self._allowed = allowed
-    self._text_left = MAX_TEXT
+    self._text_left = limits.TEXT
 
   def run(self) -> Any:
-    for _ in range(MAX_OPERATIONS):
+    for _ in range(limits.OPERATIONS):
       code = self.window.read(1)
       if code == pickle.STOP:
         return self.stack.pop()
@@ -169,7 +111,7 @@ class _Machine:
       if operation is None:
         raise FormatError(f'has a pickle operation that checkpoints do not use ({code!r})')
       operation(self)
-    raise FormatError(f'has a pickle of more than {MAX_OPERATIONS} operations')
+    raise FormatError(f'has a pickle of more than {limits.OPERATIONS} operations')
 
   def number(self, layout: struct.Struct) -> int:
     return layout.unpack(self.window.read(layout.size))[0]
@@ -177,10 +119,18 @@ class _Machine:
   def text(self, length: int, encoding: str = 'utf-8') -> str | Blob:
     if length > _LONG_TEXT:
       return self.window.skip(length)
+    self._count_text(length)
+    return self.window.read(length).decode(encoding)
+
+  def line(self) -> str:
+    text = self.window.line()
+    self._count_text(len(text))
+    return text
+
+  def _count_text(self, length: int) -> None:
     self._text_left -= length
     if self._text_left < 0:
-      raise FormatError(f'has a pickle with more than {MAX_TEXT} characters of text')
-    return self.window.read(length).decode(encoding)
+      raise FormatError(f'has a pickle with more than {limits.TEXT} bytes of text')
 
   def find(self, module: Any, name: Any) -> Global:
     if type(module) is not str or type(name) is not str:
@@ -226,9 +176,7 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
   if len(values) % 2:
     raise FormatError('has a damaged pickle (a key without a value)')
   for key in values[::2]:
-    # The hash of a deeply nested tuple would overflow the C stack, and giant numbers
-    # can be chosen so that their hashes are all the same.
-    if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < _MAX_KEY):
+    if not is_key(key):
       raise FormatError('has a damaged pickle (a dict with an odd key)')
   return dict(zip(values[::2], values[1::2], strict=True))
 
@@ -236,15 +184,20 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
 def _integer(text: str) -> int | bool:
   if text in ('00', '01'):  # how the oldest protocol writes a bool
     return text == '01'
-  if len(text) > _LONG_INTEGER:
-    raise FormatError('has a damaged pickle (a giant number)')
-  return int(text.removesuffix('L'))
+  value = int(text.removesuffix('L'))  # quick, since a line has few digits
+  if not -_HALF_RANGE <= value < _HALF_RANGE:
+    raise _giant_integer()
+  return value
 
 
 def _long(machine: _Machine, length: int) -> int:
-  if not 0 <= length <= _LONG_INTEGER:
-    raise FormatError('has a damaged pickle (a giant number)')
+  if not 0 <= length <= limits.INTEGER:
+    raise _giant_integer()
   return int.from_bytes(machine.window.read(length), 'little', signed=True)
+
+
+def _giant_integer() -> FormatError:
+  return FormatError(f'has a pickle with a giant number (more than {limits.INTEGER} bytes)')
 
 
 _U1, _U2, _U4, _U8 = (struct.Struct(f'<{code}') for code in 'BHIQ')
@@ -269,8 +222,8 @@ def _pop(machine: _Machine) -> None:
 
 
 def _memoize(machine: _Machine, index: int) -> None:
-  if not 0 <= index < _MAX_KEY:
-    raise FormatError('has a damaged pickle (a giant number)')
+  if not 0 <= index < limits.KEY:
+    raise FormatError('has a damaged pickle (a giant number in its memo)')
   machine.memo[index] = machine.stack[-1]
 
 
@@ -313,7 +266,7 @@ def _stack_global(machine: _Machine) -> None:
 
 
 def _instance(machine: _Machine) -> None:
-  found = machine.find(machine.window.line(), machine.window.line())
+  found = machine.find(machine.line(), machine.line())
   raise FormatError(f'creates a {found.name} in a way that checkpoints do not use')
 
 
@@ -335,16 +288,16 @@ _PUSHED: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.NONE: lambda m: None,
     pickle.NEWTRUE: lambda m: True,
     pickle.NEWFALSE: lambda m: False,
-    pickle.INT: lambda m: _integer(m.window.line()),
-    pickle.LONG: lambda m: _integer(m.window.line()),
+    pickle.INT: lambda m: _integer(m.line()),
+    pickle.LONG: lambda m: _integer(m.line()),
     pickle.BININT: lambda m: m.number(_S4),
     pickle.BININT1: lambda m: m.number(_U1),
     pickle.BININT2: lambda m: m.number(_U2),
     pickle.LONG1: lambda m: _long(m, m.number(_U1)),
     pickle.LONG4: lambda m: _long(m, m.number(_S4)),
-    pickle.FLOAT: lambda m: float(m.window.line()),
+    pickle.FLOAT: lambda m: float(m.line()),
     pickle.BINFLOAT: lambda m: m.number(_F8),
-    pickle.UNICODE: lambda m: m.window.line(),
+    pickle.UNICODE: lambda m: m.line(),
     pickle.SHORT_BINUNICODE: lambda m: m.text(m.number(_U1)),
     pickle.BINUNICODE: lambda m: m.text(m.number(_U4)),
     pickle.BINUNICODE8: lambda m: m.text(m.number(_U8)),
@@ -362,7 +315,7 @@ _PUSHED: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.LIST: lambda m: m.pop_mark(),
     pickle.DICT: lambda m: _pairs(m.pop_mark()),
     pickle.FROZENSET: lambda m: Call(SET, (m.pop_mark(),)),
-    pickle.GLOBAL: lambda m: m.find(m.window.line(), m.window.line()),
+    pickle.GLOBAL: lambda m: m.find(m.line(), m.line()),
     pickle.DUP: lambda m: m.stack[-1],
 }
 
@@ -383,11 +336,11 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], None]] = {
     pickle.SETITEM: _set_item,
     pickle.SETITEMS: lambda m: m.store(m.pop_mark()),
     pickle.ADDITEMS: _add_items,
-    pickle.PUT: lambda m: _memoize(m, _integer(m.window.line())),
+    pickle.PUT: lambda m: _memoize(m, _integer(m.line())),
     pickle.BINPUT: lambda m: _memoize(m, m.number(_U1)),
     pickle.LONG_BINPUT: lambda m: _memoize(m, m.number(_U4)),
     pickle.MEMOIZE: lambda m: _memoize(m, len(m.memo)),
-    pickle.GET: lambda m: m.recall(_integer(m.window.line())),
+    pickle.GET: lambda m: m.recall(_integer(m.line())),
     pickle.BINGET: lambda m: m.recall(m.number(_U1)),
     pickle.LONG_BINGET: lambda m: m.recall(m.number(_U4)),
     pickle.STACK_GLOBAL: _stack_global,

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import safetensors
 
-from convert.safe_pickle import FormatError, brief
+from convert.file_window import FormatError, brief
 
 _DTYPES = {'F16', 'BF16', 'F32', 'F64', 'I8', 'I16', 'I32', 'I64', 'U8', 'U16', 'U32', 'U64',
            'BOOL', 'C64'}

@@ -26,18 +26,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convert import safetensors_files
+from convert import limits, safetensors_files
 from convert.array_pickle import numpy_dtype
-from convert.safe_pickle import (
-    SET,
-    Blob,
-    Call,
-    FormatError,
-    Global,
-    RefusedGlobalError,
-    Window,
-    load,
-)
+from convert.file_window import Blob, FormatError, Window
+from convert.safe_pickle import SET, Call, Global, RefusedGlobalError, is_key, load
 from convert.torch_storage import (
     DTYPES,
     MAGIC_NUMBER,
@@ -53,12 +45,6 @@ from mat_jax.errors import UserError
 NETWORK_NAMES = ('G', 'D', 'G_ema')
 
 _WRAPPERS = ('state_dict', 'params', 'model')
-_MAX_DEPTH = 32  # of modules and of constructor arguments
-_MAX_ENTRIES = 20_000  # tensors and modules of a network, constructor arguments
-_MAX_GROUP = 1000  # parameters, buffers or children of one module
-_MAX_NAME = 200
-_MAX_DIMENSIONS = 32
-_SMALL_FILE = 64 << 20  # bytes
 
 _PERSISTENT_CLASS = 'torch_utils.persistence._reconstruct_persistent_obj'
 _STORAGE_BYTES = 'torch.storage._load_from_bytes'
@@ -69,6 +55,8 @@ _PARAMETERS = {'torch._utils._rebuild_parameter', 'torch._utils._rebuild_paramet
 _MODULES = {f'torch.nn.modules.{name}' for name in (
     'container.ModuleList', 'container.Sequential', 'activation.Softmax', 'activation.GELU',
     'normalization.LayerNorm', 'pooling.AdaptiveAvgPool2d')}
+_GROUPS = ('_parameters', '_buffers', '_modules')
+_TRANSIENT = '_non_persistent_buffers_set'
 _DICTS = {'collections.OrderedDict', 'dnnlib.util.EasyDict'}
 _SETS = {SET, '__builtin__.set'}
 _SCALARS = {'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar'}
@@ -196,7 +184,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _unwrap(tree: Any) -> Any:
   """Goes from {'state_dict': {...}, 'epoch': 3} and the like to what is inside."""
-  for _ in range(_MAX_DEPTH):
+  for _ in range(limits.DEPTH):
     entries = _mapping(tree)
     if entries is None and not _is_module(tree):
       raise FormatError('holds neither networks nor a dict of tensors')
@@ -213,7 +201,9 @@ def _unwrap(tree: Any) -> Any:
 def _mapping(node: Any) -> dict[Any, Any] | None:
   """The items of a dict or of one of its subclasses, None for anything else."""
   if isinstance(node, Call) and node.callee in _DICTS:
-    return _argument_items(node.args) if node.args else node.items or {}
+    if node.args:  # once, since many nodes may share this one
+      node.args, node.items = (), _argument_items(node.args)
+    return node.items or {}
   return node if isinstance(node, dict) else None
 
 
@@ -247,10 +237,18 @@ def _attributes(module: Any) -> dict[Any, Any]:
   return attributes
 
 
+def _elements(node: Any) -> Sequence[Any] | None:
+  """What a set holds, None for anything else; hashing it is for the caller to dare."""
+  match node:
+    case Call(callee, (list(values) | tuple(values),)) if callee in _SETS:
+      return values
+  return None
+
+
 def _named_items(attributes: dict[Any, Any], group: str) -> dict[str, Any]:
   items = _mapping(attributes.get(group))
-  if items is None or len(items) > _MAX_GROUP or not all(
-      isinstance(name, str) and len(name) <= _MAX_NAME and '.' not in name for name in items):
+  if items is None or not all(isinstance(name, str) and len(name) <= limits.NAME
+                              and '.' not in name for name in items):
     raise FormatError(f'has a module with damaged {group}')
   return {name: node for name, node in items.items() if node is not None}
 
@@ -261,9 +259,9 @@ def _own_tensors(attributes: dict[Any, Any]) -> dict[str, Any]:
   buffers = _named_items(attributes, '_buffers')
   if parameters.keys() & buffers.keys():
     raise FormatError('has a module with two tensors of one name')
-  transient = _plain(attributes.get('_non_persistent_buffers_set'))
-  for name in transient if isinstance(transient, set) else ():
-    buffers.pop(name, None)
+  for name in _elements(attributes.get(_TRANSIENT)) or ():
+    if isinstance(name, str):
+      buffers.pop(name, None)
   return parameters | buffers
 
 
@@ -271,23 +269,24 @@ def _module_tensors(module: Any) -> dict[str, Any]:
   """What `Module.state_dict` lists, in its order: a module's tensors, then its children's."""
   tensors: dict[str, Any] = {}
   waiting = [('', module)]
-  for _ in range(_MAX_ENTRIES):
-    if not waiting:
-      return tensors
+  left = limits.ENTRIES
+  while waiting:
     prefix, module = waiting.pop()
     attributes = _attributes(module)
+    left -= 1 + sum(len(_mapping(attributes.get(group)) or ()) for group in _GROUPS)
+    left -= len(_elements(attributes.get(_TRANSIENT)) or ())
+    if left < 0 or prefix.count('.') > limits.DEPTH:
+      raise FormatError('has a module that contains itself, or far more modules than MAT')
     tensors.update((prefix + name, node) for name, node in _own_tensors(attributes).items())
     children = _named_items(attributes, '_modules')
     waiting += [(f'{prefix}{name}.', child) for name, child in reversed(children.items())]
-    if max(len(tensors), len(waiting)) > _MAX_ENTRIES or prefix.count('.') > _MAX_DEPTH:
-      break
-  raise FormatError('has a module that contains itself, or far more modules than MAT')
+  return tensors
 
 
 def _plain(node: Any, count: Iterator[int] | None = None, depth: int = 0) -> Any:
   """Python value of a constructor argument."""
   count = itertools.count() if count is None else count
-  if next(count) > _MAX_ENTRIES or depth > _MAX_DEPTH:
+  if next(count) >= limits.ENTRIES or depth > limits.DEPTH:
     raise FormatError('has endless constructor arguments')
   if node is None or isinstance(node, bool | int | float | str):
     return node
@@ -298,13 +297,14 @@ def _plain(node: Any, count: Iterator[int] | None = None, depth: int = 0) -> Any
   entries = _mapping(node)
   if entries is not None:
     return {key: _plain(value, count, depth + 1) for key, value in entries.items()}
+  values = _elements(node)
+  if values is not None and all(is_key(value) or isinstance(value, float) for value in values):
+    return {_plain(value, count, depth + 1) for value in values}
   match node:
-    case Call(callee, (list(values) | tuple(values),)) if (
-        callee in _SETS and len(values) <= _MAX_GROUP
-        and all(isinstance(value, str | int | float) for value in values)):
-      return set(values)
-    case Call('torch.device', args) if all(isinstance(arg, str | int) for arg in args):
-      return ':'.join(map(str, args))
+    case Call('torch.device', (str(kind),)):
+      return kind
+    case Call('torch.device', (str(kind), int(index))) if is_key(index):
+      return f'{kind}:{index}'
     case Call('numpy.dtype'):
       return numpy_dtype(node).name
     case Call(callee, (dtype, Blob() as blob)) if callee in _SCALARS:
@@ -326,7 +326,7 @@ class _TensorReader:
   """
 
   def __init__(self, file_size: int):
-    self._left = max(4 * file_size, _SMALL_FILE)
+    self._left = max(limits.REPEATS * file_size, limits.SMALL)
     self._streams: dict[Blob, Any] = {}
     self._arrays: dict[View, np.ndarray] = {}
 
@@ -343,8 +343,9 @@ class _TensorReader:
     return Network({name: self._array(name, tensor) for name, tensor in tensors.items()}, kwargs)
 
   def _array(self, name: Any, node: Any) -> np.ndarray:
-    while isinstance(node, Call) and node.callee in _PARAMETERS and node.args:
-      node = node.args[0]
+    for _ in range(limits.DEPTH):
+      if isinstance(node, Call) and node.callee in _PARAMETERS and node.args:
+        node = node.args[0]
     if not isinstance(name, str) or not _is_tensor(node):
       raise FormatError(f'has an entry {name!r:.100} that is not a tensor')
     view = self._view(node)
@@ -357,8 +358,8 @@ class _TensorReader:
   def _view(self, node: Call) -> View | None:
     match node.args:
       case (storage, int(offset), tuple(size), tuple(stride), *more) if (
-          offset >= 0 and len(size) == len(stride) <= _MAX_DIMENSIONS
-          and all(isinstance(n, int) and n >= 0 for n in size + stride)):
+          len(size) == len(stride) <= limits.DIMENSIONS
+          and all(isinstance(n, int) and 0 <= n < limits.SIZE for n in (offset, *size, *stride))):
         storage = self._storage(storage)
       case _:
         return None

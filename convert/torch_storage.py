@@ -17,12 +17,13 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from convert.safe_pickle import Blob, FormatError, Global, Window, brief, load
+from convert import limits
+from convert.file_window import Blob, FormatError, Window, brief
+from convert.safe_pickle import Global, load
 
 MAGIC_NUMBER = 0x1950a86a20f9469cfc6c  # first pickle of the older torch.save format
 
 _STREAM_VERSION = 1001
-_MAX_PICKLE = 64 << 20  # bytes; of the structure in a zip archive, which is read whole
 _ENCRYPTED = 1  # flag of a zip entry
 
 DTYPES = {
@@ -192,8 +193,8 @@ def read_archive(file: BinaryIO, allowed: Collection[str]) -> Any:
 
   def read(name: str) -> bytes:
     entry = entry_of(name)
-    if entry.file_size > _MAX_PICKLE:
-      raise FormatError(f'has a giant entry {name!r:.100}')
+    if entry.file_size > limits.PICKLE:
+      raise FormatError(f'has an entry {name!r:.100} of more than {limits.PICKLE} bytes')
     return _zip_reader(archive, entry)(0, entry.file_size).tobytes()
 
   def persistent(persistent_id: Any) -> Storage:

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from typing import Any
 
 from absl import logging
@@ -23,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mat_jax import cluster, orbax_noise, restore
+from mat_jax import cluster, new_files, orbax_noise, restore
 from mat_jax.checkpoint import (
     FOLDER,
     FORMAT,
@@ -39,7 +38,6 @@ from mat_jax.train_state import TrainState
 # Names of saves that were cut off, here and by Orbax's manager.
 _PARTIAL = '.partial'
 _ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
-_DISCARD_ATTEMPTS = 20
 # Bytes that an array takes on the disk beside its values, generously.
 _ARRAY_OVERHEAD = 4096
 
@@ -168,7 +166,7 @@ class Checkpoints:
       problem = _disk_error(error)
       if problem is None:
         raise
-      _discard(path + _PARTIAL)
+      new_files.discard(path + _PARTIAL)
       logging.warning('The checkpoint of step %d was not saved: %s. Training goes on with the '
                       'older ones kept; the next save is tried again.', meta['step'], problem)
       return
@@ -247,12 +245,3 @@ def _disk_error(error: OSError | ValueError) -> str | None:
     return error.strerror or str(error)
   code = re.search(r"\[os_error_code='(\d+)'\]", str(error))  # from below Orbax
   return os.strerror(int(code[1])) if code else None
-
-
-def _discard(partial: str) -> None:
-  """Removes a save that failed, and what its threads write even after that."""
-  for _ in range(_DISCARD_ATTEMPTS):
-    shutil.rmtree(partial, ignore_errors=True)
-    time.sleep(0.1)
-    if not os.path.exists(partial):
-      return

@@ -12,12 +12,15 @@ import threading
 import time
 from typing import BinaryIO
 
+from absl import logging
+
 from mat_jax.errors import UserError
 
-_DISCARD_SECS = 3.0
 # The names that this process is writing under, and what guards them and the renaming.
 _unfinished: set[str] = set()
 _renaming = threading.RLock()
+_QUIET_SECONDS = 0.5  # late writes of TensorStore were seen within 0.06 s of a removal
+_DISCARD_SECONDS = 10
 
 
 @contextlib.contextmanager
@@ -98,13 +101,13 @@ def replaced_directory(path: str) -> Iterator[str]:
 
 
 def discard_unfinished() -> None:
-  """Removes what this process has not completed, from any thread; nothing is completed later."""
-  _renaming.acquire(timeout=_DISCARD_SECS)  # for good: the process is to end
-  deadline = time.monotonic() + _DISCARD_SECS
+  """Removes what this process has not completed, from any thread.
+
+  Nothing is completed after that, and nobody comes to know of it: the process has to end.
+  """
+  _renaming.acquire(timeout=_DISCARD_SECONDS)  # for good
   for path in list(_unfinished):
     _remove(path)
-    while os.path.lexists(path) and time.monotonic() < deadline:  # it is still written to
-      _remove(path)
 
 
 @contextlib.contextmanager
@@ -115,16 +118,39 @@ def _partial(path: str, kind: str = 'partial') -> Iterator[str]:
   try:
     yield name
   finally:
-    _remove(name)
-    _unfinished.discard(name)
+    with _renaming:
+      _remove(name)
+      _unfinished.discard(name)
 
 
 def _remove(path: str) -> None:
   if os.path.isdir(path):
-    shutil.rmtree(path, ignore_errors=True)
+    discard(path)
   else:
     with contextlib.suppress(FileNotFoundError):
       os.remove(path)
+
+
+def discard(folder: str) -> None:
+  """Removes a folder that failed to be filled, and what threads write there even after that.
+
+  The writes that TensorStore has begun go on when another of them fails. A removal may meet
+  them, or they make the folder anew; so it has to stay away for a while.
+
+  Args:
+    folder: it need not exist. Only if something is in it, others may be writing there.
+  """
+  quiet = _QUIET_SECONDS if os.path.isdir(folder) and os.listdir(folder) else 0
+  shutil.rmtree(folder, ignore_errors=True)
+  seen = start = time.monotonic()
+  while time.monotonic() < seen + quiet:
+    if os.path.lexists(folder):
+      shutil.rmtree(folder, ignore_errors=True)
+      seen = time.monotonic()
+      if seen > start + _DISCARD_SECONDS:
+        logging.warning('%s could not be removed.', folder)
+        return
+    time.sleep(0.02)
 
 
 @contextlib.contextmanager

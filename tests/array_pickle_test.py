@@ -85,6 +85,18 @@ def test_array_of_a_false_size(tmp_path):
     read_array_pickle(str(path))
 
 
+def test_array_of_many_dimensions(tmp_path):
+  path = tmp_path / 'tree.ckpt'
+  path.write_bytes(pickle.dumps({'a': np.zeros((1,) * 64)}, protocol=3))
+  assert read_array_pickle(str(path))['a'].shape == (1,) * 64
+  ones = b'K\x01' * 64
+  data = path.read_bytes()
+  assert data.count(ones) == 1
+  path.write_bytes(data.replace(ones, b'K\x01' * 65))
+  with pytest.raises(UserError, match='more than 64 dimensions'):
+    read_array_pickle(str(path))
+
+
 @pytest.mark.parametrize('length', (0, 1, 40, 150))
 def test_truncated_pickle(tmp_path, length):
   path = tmp_path / 'tree.ckpt'

@@ -261,4 +261,6 @@ def test_command_line_without_a_network(tmp_path):
       r'error: the vgg19 weights are not here and cannot be downloaded \(ProxyError\); get '
       rf'https://\S+/vgg19-dcbb9e9d.pth elsewhere and put it at {tmp_path}/\S+dcbb9e9d.pth\n',
       result.stderr)
-  assert run('resnet').stderr.startswith("error: there is no network 'resnet'; choose of vgg19")
+  for network in ('resnet', 'alexnet'):  # no command reads torchvision's AlexNet
+    assert run(network).stderr == (f'error: there is no network {network!r} to download; choose '
+                                   'of vgg19, vgg16, inception\n')

@@ -1,4 +1,7 @@
+import contextlib
 import os
+import threading
+import time
 
 import pytest
 
@@ -40,3 +43,37 @@ def test_the_old_folder_stays_when_the_new_one_fails(tmp_path, monkeypatch):
         new_files.replaced_directory(str(target))):
     pass
   assert names(target) == ['old'] and names(tmp_path) == ['pictures']
+
+
+@pytest.mark.parametrize('opened', [new_files.new_directory, new_files.replaced_directory])
+def test_nothing_stays_of_what_is_written_after_a_failure(tmp_path, opened):
+  def write(folder, end):
+    while time.monotonic() < end:
+      with contextlib.suppress(OSError):  # from meeting the removal
+        os.makedirs(os.path.join(folder, 'a', 'b'), exist_ok=True)
+        open(os.path.join(folder, 'a', 'b', str(time.monotonic())), 'w').close()
+      time.sleep(0.05)
+
+  with pytest.raises(RuntimeError), opened(str(tmp_path / 'new')) as folder:
+    open(os.path.join(folder, 'meta'), 'w').close()
+    thread = threading.Thread(target=write, args=(folder, time.monotonic() + 0.6))
+    thread.start()
+    raise RuntimeError
+  thread.join()
+  assert names(tmp_path) == []
+
+
+def test_a_folder_that_stayed_empty_is_not_waited_for(tmp_path, monkeypatch):
+  monkeypatch.setattr(new_files.time, 'sleep', lambda seconds: pytest.fail('waits'))
+  with pytest.raises(RuntimeError), new_files.new_directory(str(tmp_path / 'new')):
+    raise RuntimeError
+  assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_removed_is_named(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(new_files.shutil, 'rmtree', lambda folder, ignore_errors: None)
+  monkeypatch.setattr(new_files, '_DISCARD_SECONDS', 0.1)
+  (tmp_path / 'new').mkdir()
+  (tmp_path / 'new' / 'file').touch()
+  new_files.discard(str(tmp_path / 'new'))
+  assert f'{tmp_path}/new could not be removed' in caplog.text

@@ -65,6 +65,50 @@ def test_gradients_on_two_processes_are_those_on_one_device():
     check_equal(phases, case)
 
 
+def _stop(processes, logs):
+  """One of them gets the signal, both end in time."""
+  sent = time.monotonic()
+  processes[1].terminate()
+  assert [process.wait(60) for process in processes] == [0, 0], _read(logs[0])
+  assert time.monotonic() - sent < 20
+
+
+def _wait_for(text, log, processes):
+  deadline = time.monotonic() + 600
+  while not os.path.exists(log) or text not in _read(log):
+    assert all(p.poll() is None for p in processes) and time.monotonic() < deadline, _read(log)
+    time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_in_time_before_and_amid_the_first_validation(tmp_path):
+  workdir, cache = str(tmp_path / 'run'), str(tmp_path / 'cache')
+  logs = [str(tmp_path / f'log{i}.txt') for i in range(2)]
+  processes = _train_on_two(workdir, logs, cache)
+  _wait_for('Training on 28 images', logs[0], processes)  # both compile now
+  _stop(processes, logs)
+  assert 'with nothing to save' in _read(logs[0])
+  assert os.listdir(os.path.join(workdir, 'checkpoints')) == []
+
+  processes = _train_on_two(workdir, logs, cache)
+  _wait_for('tick 3 ', logs[0], processes)
+  time.sleep(1)  # the validation compiles now
+  _stop(processes, logs)
+  assert os.listdir(os.path.join(workdir, 'checkpoints')) == ['12']
+  assert len(runs.rows(workdir)) == 2, 'the third tick was not complete'
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_named(tmp_path):
+  workdir, cache = str(tmp_path / 'run'), str(tmp_path / 'cache')
+  logs = [str(tmp_path / f'log{i}.txt') for i in range(2)]
+  processes = _train_on_two(workdir, logs, cache)
+  _wait_for('Training on 28 images', logs[1], processes)
+  processes[1].kill()
+  assert processes[0].wait(300) == 2, _read(logs[0])
+  assert re.search('error: process 1 has shown no sign of life .* wait for it to', _read(logs[0]))
+
+
 @pytest.mark.slow
 def test_two_processes_stop_together_and_end_like_one(tmp_path, tmp_path_factory):
   workdir, single = str(tmp_path / 'two'), str(tmp_path / 'one')
@@ -76,10 +120,7 @@ def test_two_processes_stop_together_and_end_like_one(tmp_path, tmp_path_factory
   while not os.path.exists(stats):
     assert all(p.poll() is None for p in processes) and time.monotonic() < deadline, _read(logs[0])
     time.sleep(0.1)
-  processes[1].terminate()  # one of them gets the signal, both stop
-  sent = time.monotonic()
-  assert [process.wait(60) for process in processes] == [0, 0], _read(logs[0])
-  assert time.monotonic() - sent < 30
+  _stop(processes, logs)
   stops = [re.findall(r'Stopped by a signal at step (\d+)', _read(log)) for log in logs[:2]]
   assert len(stops[0]) == 1 and stops[0] == stops[1]
   assert stops[0][0] in os.listdir(os.path.join(workdir, 'checkpoints'))

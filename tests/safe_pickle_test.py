@@ -81,7 +81,7 @@ _LIST = b'ccollections\nOrderedDict\n'
     (b']K\x01K\x02s.', 'wrong place'), (b'}]K\x02s.', 'odd key'), (b'}(K\x01u.', 'without a value'),
     (b'R.', 'damaged'), (b'0.', 'damaged'), (b'a.', 'damaged'), (b'\x85.', 'damaged'),
     (b'h\x09.', 'reference to nothing'), (b'I12x\n.', 'damaged'), (b'\xff.', 'operation'),
-    (b'L' + b'9' * 90 + b'L\n.', 'giant number'), (b'\x8b\xff\xff\xff\x7f.', 'giant number'),
+    (b'L' + b'9' * 2500 + b'L\n.', 'giant number'), (b'\x8b\xff\xff\xff\x7f.', 'giant number'),
     (b'\x8b\xff\xff\xff\xff.', 'giant number'), (b'V' + b'x' * 9000, 'without an end'),
     (b'\x8d' + b'\xff' * 8 + b'.', 'ends too early'),  # BINUNICODE8
     (b'\x8e' + b'\xff' * 7 + b'\x7f.', 'ends too early'),  # BINBYTES8

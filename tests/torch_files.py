@@ -158,6 +158,15 @@ def module(class_name, state, source='# source\n'):
   return Made('torch_utils.persistence', '_reconstruct_persistent_obj', (meta,))
 
 
+def layer(side, parameters=None, **attributes):
+  """A StyleConv with its arguments; the reference gives it 2**side where it means the side."""
+  kwargs = {'in_channels': 512, 'activation': 'lrelu', 'demodulate': True, 'resolution': 2**side}
+  return module('StyleConv', state_of(
+      parameters, {'noise_const': None}, _forward_hooks=ordered({}), _init_args=(),
+      _init_kwargs=kwargs, resolution=2**side, weight_maskUpdater=official_tensor(
+          np.ones((1, 1, 3, 3), np.float32), parameter=False), **attributes))
+
+
 def arrays_of(seed=0):
   """What the networks below hold, by PyTorch name."""
   rng = np.random.default_rng(seed)
@@ -173,17 +182,24 @@ def network(arrays, location='cpu', source='# source\n'):
                       state=(3, '<', None, None, None, -1, -1, 0)), struct.pack('<d', 0.5)))
   kwargs = Made('dnnlib.util', 'EasyDict', operation=pickle.NEWOBJ, items={
       'z_dim': 512, 'mapping_kwargs': {'num_layers': 8}, 'gain': scalar,
-      'sizes': [1, (2, None)], 'on': True, 'device': Made('torch', 'device', ('cuda', 0))})
+      'sizes': [1, (2, None)], 'on': True, 'device': Made('torch', 'device', ('cuda', 0)),
+      'resolution': 2**1024, 'names': Made('builtins', 'set', (['a'],))})
   node = lambda name: official_tensor(arrays[name], location)  # noqa: E731
   blocks = Made('torch.nn.modules.container', 'ModuleList', operation=pickle.NEWOBJ, state=state_of(
-      children={'0': module('Conv', state_of({'weight': node('synthesis.blocks.0.weight')})),
-                '1': module('Conv', state_of({'strength': node('synthesis.blocks.1.strength')}))}))
-  layer = module('FC', state_of({'weight': node('mapping.fc0.weight'),
-                                 'bias': node('mapping.fc0.bias')}, act_gain=scalar))
+      children={'0': layer(64, {'weight': node('synthesis.blocks.0.weight')}),
+                '1': layer(128, {'strength': node('synthesis.blocks.1.strength')}),
+                '2': layer(256), '3': layer(512), '4': layer(1024)}))
+  parts = {kind: Made(f'torch.nn.modules.{package}', kind, operation=pickle.NEWOBJ,
+                      state=state_of(eps=1e-5, normalized_shape=(180,), approximate='none'))
+           for package, kind in (('activation', 'Softmax'), ('activation', 'GELU'),
+                                 ('normalization', 'LayerNorm'), ('pooling', 'AdaptiveAvgPool2d'),
+                                 ('container', 'Sequential'))}
+  fc0 = module('FC', state_of({'weight': node('mapping.fc0.weight'),
+                               'bias': node('mapping.fc0.bias')}, act_gain=scalar))
   return module('Generator', state_of(
       {'nothing': None}, {'w_avg': official_tensor(arrays['w_avg'], location, parameter=False)},
-      {'mapping': module('MappingNet', state_of(children={'fc0': layer}, num_layers=1)),
-       'synthesis': module('SynthesisNet', state_of(children={'blocks': blocks}))},
+      {'mapping': module('MappingNet', state_of(children={'fc0': fc0}, num_layers=1)),
+       'synthesis': module('SynthesisNet', state_of(children={'blocks': blocks, **parts}))},
       _init_args=(), _init_kwargs=kwargs), source)
 
 
