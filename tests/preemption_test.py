@@ -7,6 +7,7 @@ import time
 import pytest
 
 from mat_jax import preemption
+from tests.fake_store import FakeStore
 
 _START = '''
 import os, time
@@ -156,28 +157,10 @@ def test_sigterm(outcomes, name, words, code, shortest, longest):
   assert shortest < seconds < longest
 
 
-class _Store:
-  """What several processes share, here of threads."""
-
-  def __init__(self):
-    self._values, self._changed = {}, threading.Condition()
-
-  def put(self, key, value=''):
-    with self._changed:
-      self._values[key] = value
-      self._changed.notify_all()
-
-  def get(self, key, seconds):
-    with self._changed:
-      if not self._changed.wait_for(lambda: key in self._values, seconds):
-        return None
-      return self._values[key]
-
-
 @pytest.mark.parametrize('ahead', [0, 1, 2])
 def test_processes_stop_after_the_same_step(ahead):
   """One is bound to `ahead` more steps than the other when that one is asked."""
-  store, heard = _Store(), [threading.Event() for _ in range(2)]
+  store, heard = FakeStore(), [threading.Event() for _ in range(2)]
   processes = [preemption.Processes(store, index, 2) for index in range(2)]
   steps = [3, 3 + ahead]
   for process, event, step in zip(processes, heard, steps, strict=True):
@@ -193,7 +176,7 @@ def test_processes_stop_after_the_same_step(ahead):
 
 
 def test_a_process_that_has_not_begun_stops_with_the_others():
-  store, heard = _Store(), [threading.Event() for _ in range(2)]
+  store, heard = FakeStore(), [threading.Event() for _ in range(2)]
   processes = [preemption.Processes(store, index, 2) for index in range(2)]
   assert not processes[0].have_to_stop(7)
   for process, event in zip(processes, heard, strict=True):
@@ -208,7 +191,7 @@ def test_process_0_leaves_last(monkeypatch):
   left = []
   monkeypatch.setattr(preemption.sigterm, 'leave', lambda code: left.append(
       (threading.current_thread().name, code)))
-  store = _Store()
+  store = FakeStore()
   threads = [threading.Thread(target=preemption.Processes(store, index, 2).leave_together,
                               args=(10,), name=str(index)) for index in range(2)]
   threads[1].start()

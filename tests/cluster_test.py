@@ -1,0 +1,92 @@
+from concurrent import futures
+import logging
+import time
+
+import jax
+import pytest
+
+from mat_jax import cluster
+from mat_jax.errors import UserError
+from tests.fake_store import FakeStore
+
+
+@pytest.fixture
+def quick(monkeypatch):
+  """Short times between looks, and until a process counts as dead."""
+  for name, seconds in (('_POLL', 0.02), ('_LOG_EVERY', 0.1), ('_DEAD_AFTER', 0.6)):
+    monkeypatch.setattr(cluster, name, seconds)
+
+
+def _gather(store, index, value, name='read', count=3, delay=0.0):
+  time.sleep(delay)
+  return cluster.all_gather(name, value, store, index, count)
+
+
+def test_all_processes_get_the_values_of_all_in_order(quick):
+  store = FakeStore()
+  with futures.ThreadPoolExecutor(3) as pool:
+    for turn in range(2):  # of one name
+      found = list(pool.map(lambda i, turn=turn: _gather(store, i, 10 * turn + i, delay=0.1 * i),
+                            range(3)))
+      assert found == [[10 * turn + i for i in range(3)]] * 3
+
+
+def test_the_log_says_for_whom_they_wait(quick, caplog):
+  store = FakeStore()
+  store.put('alive/1', '1')
+  with caplog.at_level(logging.INFO), futures.ThreadPoolExecutor(2) as pool:
+    found = list(pool.map(lambda i: _gather(store, i, i, 'compile the step', 2, 0.3 * i), range(2)))
+  assert found == [[0, 1]] * 2
+  assert 'Waiting for process 1 to compile the step, for 0 s now.' in caplog.text
+
+
+def test_signs_of_life_are_waited_for_as_long_as_they_come(quick):
+  store = FakeStore()
+  with futures.ThreadPoolExecutor(1) as pool:
+    waiting = pool.submit(_gather, store, 0, 0, count=2)
+    for beat in range(10):
+      store.put('alive/1', str(beat))
+      time.sleep(0.15)
+    assert not waiting.done()
+    _gather(store, 1, 1, count=2)
+    assert waiting.result(10) == [0, 1]
+
+
+def test_a_process_that_has_died_is_named(quick):
+  store = FakeStore()
+  store.put('alive/1', '7')
+  with pytest.raises(cluster.LostProcessError, match='process 1 has shown no sign of life for .* '
+                     'while the others wait for it to compile the step'):
+    _gather(store, 0, 0, 'compile the step', 2)
+
+
+def test_a_process_that_has_ended_says_why(quick):
+  store = FakeStore()
+  store.put('gone/1', 'photos does not exist')
+  with pytest.raises(cluster.LostProcessError, match='process 1 has ended: photos does not exist'):
+    _gather(store, 0, 0, count=2)
+
+
+def test_one_process_waits_for_nobody():
+  assert cluster.all_gather('read', 5) == [5]
+  cluster.barrier('compile')
+
+
+def test_an_error_ends_all_processes(quick, monkeypatch, capsys):
+  store, left = FakeStore(), []
+  monkeypatch.setattr(cluster, 'KeyValueStore', lambda: store)
+  monkeypatch.setattr(cluster, '_FAREWELL', 0.0)
+  monkeypatch.setattr(cluster.sigterm, 'leave', left.append)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with cluster.ending_together():
+    raise UserError('photos does not exist')
+  assert left == [2] and store.get('gone/0', 0) == 'photos does not exist'
+  assert capsys.readouterr().err == 'error: photos does not exist\n'
+  with cluster.ending_together():
+    raise KeyError('a mistake of ours')
+  assert left == [2, 1] and 'Traceback' in capsys.readouterr().err
+
+
+def test_on_one_process_errors_stay():
+  with pytest.raises(UserError), cluster.ending_together():
+    raise UserError('photos does not exist')
