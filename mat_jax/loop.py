@@ -160,6 +160,7 @@ class Loop:
   def _give_away(self, state: TrainState) -> None:
     """Prepares for a step, which takes the state's memory: a slow one leaves a copy behind."""
     if self._step_seconds > _SLOW_STEP:
+      self._watch.catch_up()
       self._offer(jax.tree.map(np.array, jax.device_get(state)), None)
     else:
       self._run.preemption.withdraw()
@@ -175,7 +176,8 @@ class Loop:
   def _rescue(self, state: TrainState, losses: jax.Array | None,
               metrics: Mapping[str, float] | None) -> None:
     """Saves a state from another thread."""
-    if losses is not None and not np.isfinite(np.asarray(losses)).all():
+    is_bad = self._watch.in_a_row if losses is None else not np.isfinite(np.asarray(losses)).all()
+    if is_bad:
       logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
       return
     self._run.records.flush()

@@ -68,8 +68,11 @@ class Preemption:
     self._set(rescue=rescue, stepping=False)
 
   def withdraw(self) -> None:
-    """From now on until the next offer a step is computed: there is no complete state."""
-    self._set(rescue=None, stepping=True)
+    """From now on until the next offer a step is computed: there is no complete state.
+
+    Before the first offer there is nothing to lose.
+    """
+    self._set(rescue=None, stepping=self._stepping or self._rescue is not None)
 
   def has_to_stop(self, step: int) -> bool:
     """Whether the run ends after so many steps, on every process alike; ask before each step."""

@@ -57,8 +57,15 @@ with Preemption() as preemption:
   block(3)
   say('stopping' if preemption.has_to_stop(1) else 'not requested')
 ''',
+    'amid the first step': '''
+with Preemption() as preemption:
+  preemption.withdraw()
+  say('ready')
+  block(15)
+''',
     'amid a step': '''
 with Preemption() as preemption:
+  preemption.offer(Rescue(lambda: save('old')))
   preemption.withdraw()
   say('ready')
   block(8)
@@ -83,6 +90,7 @@ with Preemption() as preemption:
 ''',
     'a step without end': '''
 with Preemption(7) as preemption:
+  preemption.offer(Rescue(lambda: save('old')))
   preemption.withdraw()
   say('ready')
   block(15)
@@ -141,15 +149,16 @@ def outcomes():
 
 @pytest.mark.parametrize('name,words,code,shortest,longest', [
     ('between steps', ['saving', 'saved'], 0, 6.9, 12),
-    ('nothing to save', ['kept in a buffer'], 0, 1.9, 5),
-    ('busy with progress', ['rescued'], 0, 5.9, 9),
-    ('busy for a moment', ['stopping'], 0, 2.9, 5),
+    ('nothing to save', ['kept in a buffer'], 0, 1.9, 10),
+    ('busy with progress', ['rescued'], 0, 5.9, 12),
+    ('busy for a moment', ['stopping'], 0, 2.9, 12),
+    ('amid the first step', [], 0, 1.9, 10),
     ('amid a step', ['rescued'], 0, 7.9, 12),
     ('a step that the devices compute', ['rescued'], 0, 7.5, 12),
     ('back while it is saved', ['rescued'], 0, 7.9, 12),
-    ('a step without end', [], 143, 6.9, 9),
-    ('a save without end', [], 143, 6.9, 9),
-    ('after the end', [], -signal.SIGTERM, 0, 3),
+    ('a step without end', [], 143, 6.9, 12),
+    ('a save without end', [], 143, 6.9, 12),
+    ('after the end', [], -signal.SIGTERM, 0, 8),
 ])
 def test_sigterm(outcomes, name, words, code, shortest, longest):
   found, found_code, seconds = outcomes[name]
