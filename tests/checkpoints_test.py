@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import checkpoint
+from mat_jax import step_directories
 from mat_jax.checkpoints import Best
 from mat_jax.errors import UserError
 from tests.tiny_state import equal, like, open_checkpoints, save_steps, tiny_state
@@ -39,7 +39,7 @@ def test_restores_what_was_saved_although_the_buffers_are_used_again(tmp_path):
 
 def test_the_meta_tells_the_run_and_the_position(tmp_path):
   save_steps(tmp_path, 3, config={'seed': 1, 'range': (0.0, 1.0)}, images=33)
-  meta = checkpoint.read_meta(str(tmp_path / 'checkpoints' / '3'))
+  meta = step_directories.read_meta(str(tmp_path / 'checkpoints' / '3'))
   assert (meta['step'], meta['images_seen'], meta['images']) == (3, 12, 33)
   assert meta['config'] == {'seed': 1, 'range': [0.0, 1.0]}
 
@@ -56,14 +56,15 @@ def test_keeps_the_best_beside_the_newest(tmp_path, higher_is_better, values, ke
     checkpoints.save(tiny_state(step), None if value is None else {'other': 1.0, 'score': value})
     checkpoints.close()
   assert _names(tmp_path) == kept
-  before = checkpoint.read_meta(str(tmp_path / 'checkpoints' / kept[-2]))
+  before = step_directories.read_meta(str(tmp_path / 'checkpoints' / kept[-2]))
   assert all(map(np.isfinite, before['metrics'].values())), 'JSON knows finite numbers only'
   best = str(tmp_path / 'checkpoints' / kept[0])
   if any(value and np.isfinite(value) for value in values.values()):
-    assert checkpoint.best_step(str(tmp_path)) == checkpoint.find_step(f'{tmp_path}/best') == best
+    assert step_directories.best_step(str(tmp_path)) == best
+    assert step_directories.find_step(f'{tmp_path}/best') == best
   else:
-    assert checkpoint.best_step(str(tmp_path)) is None
-  assert checkpoint.find_step(str(tmp_path)) == str(tmp_path / 'checkpoints' / kept[-1])
+    assert step_directories.best_step(str(tmp_path)) is None
+  assert step_directories.find_step(str(tmp_path)) == str(tmp_path / 'checkpoints' / kept[-1])
 
 
 def test_a_step_that_is_there_is_replaced_by_one_with_metrics_only(tmp_path):
