@@ -18,7 +18,8 @@ Tree = Any
 _DESCRIPTION = '_METADATA'
 
 # The handlers are called without a `Checkpointer`, in which a process whose read fails would
-# leave the others waiting at a barrier.
+# leave the others waiting at a barrier. The folder is looked at before, since Orbax reports one
+# that is missing without the system's error number.
 
 
 def read_shapes(path: str) -> dict[str, Tree]:
@@ -37,6 +38,7 @@ def read_shapes(path: str) -> dict[str, Tree]:
   _check_description(os.path.join(path, _DESCRIPTION))
 
   def read() -> dict[str, Tree]:
+    os.stat(path)
     with orbax_noise.quiet():
       return dict(ocp.PyTreeCheckpointHandler().metadata(pathlib.Path(path)))
 
@@ -80,6 +82,7 @@ def read_arrays(path: str, like: dict[str, Tree]) -> dict[str, Tree]:
           lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), like))
 
   def read() -> dict[str, Tree]:
+    os.stat(path)
     with orbax_noise.quiet():
       return ocp.PyTreeCheckpointHandler().restore(pathlib.Path(path), args=args)
 
