@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from convert import names, torch_reader
 from convert.architecture import StateDict, discriminator_from, generator_from
-from mat_jax import checkpoint, command_line, new_files, resample, sizes
+from mat_jax import command_line, disk, new_files, resample, sizes, step_directories
 from mat_jax.discriminator import Discriminator
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.generator import Generator
@@ -219,7 +219,7 @@ def convert_file(source: str, output: str, networks: Sequence[str] | None = None
   """
   with new_files.new_directory(output) as folder:
     reader = _Source(source, networks)
-    step = os.path.join(folder, checkpoint.FOLDER, '0')
+    step = os.path.join(folder, step_directories.FOLDER, '0')
     average = reader.variables('G_ema' if 'G_ema' in reader.names else 'G')
     _write_meta(folder, step, source, reader)
     _save(step, 'ema', {'ema_params': average['params'], 'ema_buffers': average['buffers']})
@@ -259,10 +259,10 @@ def _save(step: str, item: str, tree: Tree) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(os.path.join(step, item), tree)
   except ValueError as error:  # how a failed write arrives from below Orbax
-    match = re.search(r"\[os_error_code='(\d+)'\]", str(error))
-    if match is None:
+    fault = disk.classify(error)
+    if not fault.is_system:
       raise
-    raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+    raise OSError(fault.reason) from error
 
 
 def _report(reader: _Source) -> str:

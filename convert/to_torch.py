@@ -102,34 +102,35 @@ def convert_file(source: str, output: str, network: str = 'G_ema',
   if target == 'iopaint' and network == 'D':
     raise UserError('IOPaint has no discriminator; leave --network at G_ema')
   print(f'Reading {network} of {source}.', flush=True)
-  variables = _restore(source, network)
+  variables, model = _restore(source, network)
   convert = discriminator_state_dict if network == 'D' else generator_state_dict
   state_dict = convert(variables)
   del variables  # the state dict is a copy
   if target == 'iopaint':
     state_dict = {name: array for name, array in state_dict.items()
                   if not name.endswith(names.NOISE)}
-    _warn_of_another_size(source)
+    _warn_of_another_size(model)
   with new_files.new_file(output) as file:
     _WRITERS[suffix](file, state_dict)
   print(f'Wrote {output}: {len(state_dict)} tensors, float32.')
 
 
-def _restore(source: str, network: str) -> Tree:
-  """Variables of a network of a checkpoint."""
+def _restore(source: str, network: str) -> tuple[Tree, Mapping[str, Any]]:
+  """Variables of a network of a checkpoint, and its `config.model`."""
   if network == 'G_ema':
-    return checkpoint.restore_ema(source).variables
+    found = checkpoint.restore_ema(source)
+    return found.variables, found.model
   if network == 'G':
-    found = checkpoint.restore_networks(source, ('g_params', 'g_buffers')).networks
-    return {'params': found['g_params'], 'buffers': found['g_buffers']}
+    start = checkpoint.restore_networks(source, ('g_params', 'g_buffers'))
+    found = start.networks
+    return {'params': found['g_params'], 'buffers': found['g_buffers']}, start.model
   start = checkpoint.restore_networks(source, ('d_params',))
   if 'd_params' not in start.networks:
     raise UserError(f'{start.path} has no discriminator')
-  return {'params': start.networks['d_params']}
+  return {'params': start.networks['d_params']}, start.model
 
 
-def _warn_of_another_size(source: str) -> None:
-  model = checkpoint.read_meta(checkpoint.find_step(source))['model']
+def _warn_of_another_size(model: Mapping[str, Any]) -> None:
   other = [f'{field} {model.get(field)}' for field, value in _IOPAINT.items()
            if model.get(field) != value]
   if other:

@@ -14,8 +14,8 @@ from eval.evaluator import Evaluator
 from eval.measuring import Models
 from eval.statistics import summarize
 from input_pipeline import from_config
-from mat_jax import checkpoint as checkpoints
-from mat_jax.checkpoint import restore_ema
+from mat_jax import disk, step_directories
+from mat_jax.checkpoint import EmaCheckpoint, restore_ema, restore_ema_of
 from mat_jax.errors import UserError
 
 
@@ -69,44 +69,50 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     _evaluate_one(Evaluator(config), found, source, folder)
 
 
-def _evaluate_one(evaluator: Evaluator, found: checkpoints.EmaCheckpoint, source: str,
-                  folder: str) -> None:
-  options = evaluator.config.eval
+def _evaluate_one(evaluator: Evaluator, found: EmaCheckpoint, source: str, folder: str) -> None:
+  options, run = evaluator.config.eval, _run(source, found.path, folder)
   theirs = baseline.load(options.baseline, evaluator.settings) if options.baseline else None
   with outputs.writing(folder, options) as album:
-    result = evaluator.evaluate(found, f'MAT, {source}', album, theirs)
+    result = evaluator.evaluate(found, run.title, album, theirs, run.source)
   outputs.write(result, album, folder)
   logging.info('Evaluated step %d (%s).', found.step, found.path)
 
 
+def _run(source: str, step: str, folder: str) -> record.Run:
+  return record.Run(f'MAT, {source}', record.source_of(step, os.path.dirname(folder)))
+
+
 def _follow(config: ml_collections.ConfigDict, source: str, folder: str) -> None:
   """Evaluates every checkpoint that `folder` has no record of, until the run has ended."""
-  if os.path.isdir(os.path.join(source, 'meta')):
+  if disk.is_folder(os.path.join(source, 'meta')):
     raise UserError(f'{source} is a single checkpoint; to follow a run give the workdir')
   if jax.process_count() > 1:
     raise UserError('eval.follow works on a single process; start it on one host, without '
                     '--distributed')
   evaluator = Evaluator(config)  # mistakes show now, not when the first checkpoint is there
+
+  def is_done(path: str) -> bool:
+    run, step = _run(source, path, folder), int(os.path.basename(path))
+    return any(r.step == step and r.settings == evaluator.settings and r.run.is_same(run)
+               for r in record.read_all(folder))
+
   while True:
-    found = checkpoints.complete_steps(source)
-    for step, path in found.items():
-      done = {r.step for r in record.read_all(folder) if r.settings == evaluator.settings}
-      if step not in done:
-        _evaluate_if_there(evaluator, path, source, folder)
-    if found and checkpoints.is_last(found[max(found)]):
+    found = step_directories.complete_steps(source)
+    done = [is_done(path) or _evaluate_if_there(evaluator, path, source, folder)
+            for path in found.values()]
+    if found and all(done) and step_directories.is_last(found[max(found)]):
       logging.info('The run in %s has ended; so does this evaluation.', source)
       return
     logging.log_every_n_seconds(logging.INFO, 'Waiting for checkpoints in %s.', 600, source)
     time.sleep(config.eval.follow_secs)
 
 
-def _evaluate_if_there(evaluator: Evaluator, path: str, source: str, folder: str) -> None:
-  """Evaluates a checkpoint, unless training has removed it meanwhile."""
+def _evaluate_if_there(evaluator: Evaluator, path: str, source: str, folder: str) -> bool:
+  """Evaluates a checkpoint, unless training has removed it meanwhile; returns whether it did."""
   try:
-    found = restore_ema(path)
-  except UserError:
-    if os.path.isdir(path):
-      raise
+    found = restore_ema_of(path)
+  except step_directories.RemovedError:
     logging.info('%s was removed before it was evaluated.', path)
-    return
+    return False
   _evaluate_one(evaluator, found, source, folder)
+  return True

@@ -59,7 +59,7 @@ class Evaluator:
     self._models = Models(measuring.load_lpips(options.lpips), networks)
 
   def evaluate(self, checkpoint: EmaCheckpoint, title: str, album: Album,
-               baseline: Pairs | None) -> Result:
+               baseline: Pairs | None, source: str | None = None) -> Result:
     """Completes the split with every set of masks, and measures.
 
     Args:
@@ -67,6 +67,7 @@ class Evaluator:
       title: of the record.
       album: gets the pictures.
       baseline: MAT's metrics in another evaluation of the same pairs, for comparison.
+      source: of the record, see `record.source_of`.
 
     Raises:
       UserError: another architecture, no images, a baseline of other images.
@@ -92,7 +93,8 @@ class Evaluator:
         split=config.eval.split, masks_per_image=config.eval.masks_per_image,
         unreadable=max(part.unreadable for part in completed.values()), settings=self.settings,
         mask_sets=assemble.by_mask_set(pairs, comparisons, self._distances(completed), seed),
-        bands=assemble.by_hole_ratio(pairs, comparisons, seed), notes=self._notes), pairs)
+        bands=assemble.by_hole_ratio(pairs, comparisons, seed), notes=self._notes,
+        source=source), pairs)
 
   def _check_baseline(self, baseline: Pairs) -> None:
     """Raises UserError unless the baseline has the images, but for some that are unreadable."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from eval.statistics import Summary
 from mat_jax import new_files
 from mat_jax.errors import UserError
+from mat_jax.step_directories import FOLDER as STEPS
 
 FOLDER = 'eval'  # of a workdir, with all that evaluations write
 
@@ -82,6 +83,8 @@ class Record:
     mask_sets: 'large', 'small' or 'files' -> its pairs.
     bands: '0-20 %', ... -> the pairs of all mask sets whose hole covers that share.
     notes: warnings about the whole, one sentence each.
+    source: the run that the checkpoint is of, see `source_of`; None for folders, and in what
+      earlier versions wrote.
   """
 
   title: str
@@ -94,6 +97,45 @@ class Record:
   mask_sets: Mapping[str, Group]
   bands: Mapping[str, Group]
   notes: tuple[str, ...] = ()
+  source: str | None = None
+
+  @property
+  def run(self) -> 'Run':
+    """What tells its step from equal steps of other runs."""
+    return Run(self.title, self.source)
+
+
+class Run(NamedTuple):
+  """What was evaluated.
+
+  Attributes:
+    title: of the record.
+    source: of the record.
+  """
+
+  title: str
+  source: str | None
+
+  def is_same(self, other: 'Run') -> bool:
+    """Whether two are the same, by their titles if one of them does not say its source."""
+    if None in (self.source, other.source):
+      return self.title == other.title
+    return self.source == other.source
+
+
+def source_of(step: str, workdir: str) -> str:
+  """The run of a step directory, by which checkpoints of equal steps are told apart.
+
+  Args:
+    step: the step directory.
+    workdir: has the evaluation.
+
+  Returns:
+    '.' for the workdir's own run, so that it can be moved; else the run's absolute path.
+  """
+  folder = os.path.dirname(os.path.realpath(step))
+  run = os.path.dirname(folder) if os.path.basename(folder) == STEPS else folder
+  return '.' if run == os.path.realpath(workdir) else run
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -165,10 +207,12 @@ def write(record: Record, folder: str) -> None:
 
 
 def _is_repeated(line: str, content: Mapping[str, Any]) -> bool:
-  """Whether a line is an earlier evaluation of the same step with the same settings."""
+  """Whether a line is an earlier evaluation of the same step of a run, with the same settings."""
   try:
     earlier = json.loads(line)
-    return all(earlier[name] == content[name] for name in ('title', 'step', 'settings'))
+    return (all(earlier[name] == content[name] for name in ('step', 'settings'))
+            and Run(earlier['title'], earlier.get('source')).is_same(
+                Run(content['title'], content['source'])))
   except (ValueError, KeyError, TypeError):
     return False
 

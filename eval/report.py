@@ -173,7 +173,7 @@ def _notes(content: Content) -> list[str]:
   notes = list(content.ours.record.notes)
   if content.ours.left_out:
     notes.append(f'{count_of(content.ours.left_out, "earlier evaluation")} with other settings '
-                 'left out of figure 1.')
+                 'or of other runs left out of figure 1.')
   if content.theirs is None:
     return notes
   notes += [f'Baseline: {note}' for note in content.theirs.record.notes if note not in notes]

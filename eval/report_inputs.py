@@ -42,8 +42,8 @@ class Evaluation(NamedTuple):
   Attributes:
     workdir: the folder.
     record: the last evaluation.
-    history: evaluations with the settings of the last, by kimg, the newest of each.
-    left_out: how many evaluations had other settings.
+    history: evaluations of the last one's run, with its settings, by kimg, the newest of each.
+    left_out: how many evaluations had other settings, or were of other runs.
     pairs: metrics of every pair, of the last evaluation.
     validation: what the training recorded, in its order.
   """
@@ -82,7 +82,8 @@ def load(workdir: str) -> Evaluation:
   folder = os.path.join(workdir, record.FOLDER)
   last, table = record.read_last(folder), os.path.join(folder, pairs.FILE)
   records = record.read_all(folder)
-  comparable = [one for one in records if one.settings == last.settings]
+  comparable = [one for one in records
+                if one.settings == last.settings and one.run.is_same(last.run)]
   newest = {one.kimg: one for one in [*comparable, last] if one.kimg is not None}
   found = pairs.read_csv(table)
   for name in dict.fromkeys(found.masks.tolist()):

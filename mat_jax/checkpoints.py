@@ -12,7 +12,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 import threading
 from typing import Any
@@ -22,22 +21,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mat_jax import cluster, new_files, orbax_noise, restore
-from mat_jax.checkpoint import (
-    FOLDER,
-    FORMAT,
-    best_step,
-    is_complete,
-    items_of,
-    listed,
-    step_numbers,
-)
+from mat_jax import disk, new_files, orbax_noise, restore
+from mat_jax.checkpoint import FORMAT, items_of
+from mat_jax.disk import UnreachableError
 from mat_jax.errors import UserError
+from mat_jax.step_directories import FOLDER, best_step, is_complete, step_numbers
 from mat_jax.train_state import TrainState
 
 # Names of saves that were cut off, here and by Orbax's manager.
 _PARTIAL = '.partial'
 _ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
+# A step directory gets one of these names before it is removed: readers find all of it or
+# nothing. The second one is back until its successor has the name.
+_REMOVED = '.removed'
+_REPLACED = '.replaced'
 # Bytes that an array takes on the disk beside its values, generously.
 _ARRAY_OVERHEAD = 4096
 
@@ -90,10 +87,13 @@ class Checkpoints:
     self._meta |= meta
 
   def latest_step(self) -> int | None:
-    """The newest complete step, or None."""
-    steps = [step for step in step_numbers(self._folder) if is_complete(self._path(step))]
-    latest = cluster.all_gather('look for checkpoints', max(steps, default=-1))[0]
-    return latest if latest >= 0 else None
+    """The newest complete step, or None.
+
+    Raises:
+      UnreachableError: the checkpoints cannot be read.
+    """
+    return restore.found_by_first(lambda: max(
+        filter(self._holds, step_numbers(self._folder)), default=None), self._folder)
 
   def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
     """Starts writing the state; returns as soon as its values are copied.
@@ -113,7 +113,7 @@ class Checkpoints:
   def _save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
     self.wait()
     step = int(state.step)
-    if metrics is None and is_complete(self._path(step)):
+    if metrics is None and self._is_saved(step):
       return
     # A copy of the copy: on CPU `device_get` may only lend the buffers.
     host = jax.tree.map(np.array, jax.device_get(state))
@@ -128,7 +128,8 @@ class Checkpoints:
   def restore(self, like: TrainState) -> TrainState | None:
     """The newest state that can be read.
 
-    Newer ones that are damaged are renamed to `STEP.damaged`, with a warning.
+    Newer ones that are proven to be damaged are renamed to `STEP.damaged`, with a warning.
+    A disk that does not answer proves nothing: then nothing is renamed.
 
     Args:
       like: `jax.ShapeDtypeStruct`s with shardings, from `checkpoint.abstract_state`.
@@ -139,7 +140,7 @@ class Checkpoints:
 
     Raises:
       UserError: the newest is of another architecture or version, or a converted one; none
-        can be read.
+        can be read; UnreachableError if the disk does not answer, after several attempts.
     """
     return restore.restore_newest(self._folder, like, self._meta['model'])
 
@@ -158,39 +159,79 @@ class Checkpoints:
   def _path(self, step: int) -> str:
     return os.path.join(self._folder, str(step))
 
+  def _holds(self, step: int) -> bool:
+    return is_complete(self._path(step))
+
+  def _is_saved(self, step: int) -> bool:
+    """Whether the step is there; not if the disk does not tell, which writing finds out too."""
+    try:
+      return self._holds(step)
+    except UnreachableError:
+      return False
+
   def _write(self, path: str, state: TrainState, meta: dict[str, Any]) -> None:
     try:
       _check_space(self._folder, state)
       _write_step(path, state, meta)
     except (OSError, ValueError) as error:
-      problem = _disk_error(error)
-      if problem is None:
+      fault = disk.classify(error)
+      if not fault.is_system:
         raise
       new_files.discard(path + _PARTIAL)
       logging.warning('The checkpoint of step %d was not saved: %s. Training goes on with the '
-                      'older ones kept; the next save is tried again.', meta['step'], problem)
+                      'older ones kept; the next save is tried again.', meta['step'], fault.reason)
       return
     self._remove_old()
 
   def _remove_old(self) -> None:
-    kept = step_numbers(self._folder)[-self._max_to_keep:]
-    kept = {self._path(step) for step in kept} | {best_step(self._folder)}
-    for step in step_numbers(self._folder):
-      if self._path(step) not in kept:
-        shutil.rmtree(self._path(step), ignore_errors=True)
+    """Removes the steps that are not kept; none while it is not known which is the best."""
+    try:
+      steps = step_numbers(self._folder)
+      kept = {self._path(step) for step in steps[-self._max_to_keep:]} | {best_step(self._folder)}
+    except UnreachableError as error:
+      logging.warning('%s cannot be read (%s): all older checkpoints are kept until the next '
+                      'save.', error.path, error.reason)
+      return
+    for path in map(self._path, steps):
+      if path not in kept:
+        _remove(path)
 
 
 def _prepare(folder: str) -> None:
-  """Makes the folder, and removes saves that were cut off."""
+  """Makes the folder, and ends saves and removals that were cut off."""
   try:
     os.makedirs(folder, exist_ok=True)
-    for name in listed(folder):
+    for name in disk.listed(folder):
+      path = os.path.join(folder, name)
       if name.endswith(_PARTIAL) or _ORBAX_PARTIAL in name:
-        path = os.path.join(folder, name)
         logging.warning('Removing %s, a save that was cut off.', path)
         shutil.rmtree(path)
+      elif name.endswith(_REMOVED):
+        shutil.rmtree(path)
+      elif name.endswith(_REPLACED):
+        _put_back(path)
   except OSError as error:
     raise UserError(f'{folder} cannot be written: {error.strerror or error}') from error
+
+
+def _put_back(replaced: str) -> None:
+  """Removes a step directory that was replaced, or gives it back its name if it was not yet."""
+  path = replaced.removesuffix(_REPLACED)
+  if disk.status(path) is None:
+    os.rename(replaced, path)
+  else:
+    shutil.rmtree(replaced)
+
+
+def _remove(path: str) -> None:
+  """Removes a step directory, of which no reader finds a part; what fails is a warning."""
+  removed = path + _REMOVED
+  shutil.rmtree(removed, ignore_errors=True)
+  try:
+    os.rename(path, removed)
+  except OSError as error:
+    logging.warning('The old checkpoint %s cannot be removed (%s).', path, error.strerror)
+  shutil.rmtree(removed, ignore_errors=True)
 
 
 def _check_space(folder: str, state: TrainState) -> None:
@@ -213,8 +254,22 @@ def _write_step(path: str, state: TrainState, meta: dict[str, Any]) -> None:
   with open(os.path.join(partial, 'meta', 'metadata'), 'x', encoding='utf-8') as file:
     json.dump(meta, file)
   _flush(partial)
-  shutil.rmtree(path, ignore_errors=True)  # an incomplete one
-  os.rename(partial, path)
+  _give_name(partial, path)
+
+
+def _give_name(partial: str, path: str) -> None:
+  """Renames a complete step directory, in exchange for an incomplete one or one without metrics."""
+  replaced = path + _REPLACED
+  shutil.rmtree(replaced, ignore_errors=True)
+  if os.path.lexists(path):
+    os.rename(path, replaced)
+  try:
+    os.rename(partial, path)
+  except OSError:
+    if os.path.lexists(replaced):
+      os.rename(replaced, path)
+    raise
+  shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _save_item(path: str, trees: dict[str, Any]) -> None:
@@ -239,9 +294,3 @@ def _flush(folder: str) -> None:
         os.close(descriptor)
 
 
-def _disk_error(error: OSError | ValueError) -> str | None:
-  """What a disk did not do, None if the error has another cause."""
-  if isinstance(error, OSError):
-    return error.strerror or str(error)
-  code = re.search(r"\[os_error_code='(\d+)'\]", str(error))  # from below Orbax
-  return os.strerror(int(code[1])) if code else None

@@ -123,7 +123,7 @@ class Inpainter:
     """Loads a workdir, a converted model, or a step directory.
 
     Args:
-      path: see `checkpoint.find_step`.
+      path: see `step_directories.find_step`.
 
     Raises:
       UserError: there is no readable checkpoint.

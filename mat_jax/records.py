@@ -17,6 +17,7 @@ import math
 import os
 import socket
 import time
+from typing import TypeVar
 
 from absl import logging
 from google.protobuf.message import DecodeError
@@ -29,6 +30,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 import tensorflow as tf
 
+from mat_jax import disk
 from mat_jax.errors import UserError
 
 ROWS = 'stats.jsonl'
@@ -38,6 +40,7 @@ _PARTIAL = '.records.partial'
 # Bytes of a TFRecord around its data: the length, its checksum and that of the data.
 _FRAME = 16
 
+T = TypeVar('T')
 Value = float | int | str | None
 
 
@@ -184,18 +187,28 @@ def _sync(path: str) -> None:
 
 def _remove_later(workdir: str, last: int) -> None:
   """Removes what steps after the last one, and writes that were cut short, left in the files."""
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    events = sum(_remove_events(path, last) for path in _event_files(workdir))
-    rows = _remove_rows(os.path.join(workdir, ROWS), last)
-  except (OSError, tf.errors.OpError) as error:
-    raise UserError(f'the records of {workdir} cannot be put back to the newest checkpoint: '
-                    f'{error}; free the disk or make them writable') from error
+  rows_path = os.path.join(workdir, ROWS)
+  _patiently(lambda: os.makedirs(workdir, exist_ok=True), workdir)
+  events = sum(_patiently(lambda path=path: _remove_events(path, last), path)
+               for path in _patiently(lambda: _event_files(workdir), workdir))
+  rows = _patiently(lambda: _remove_rows(rows_path, last), rows_path)
   if events or rows:
     reason = ('there is no checkpoint' if last < 0
               else f'they are newer than the checkpoint of step {last}')
     logging.info('Removed %d records of TensorBoard and %d rows of %s: %s.', events, rows, ROWS,
                  reason)
+
+
+def _patiently(act: Callable[[], T], path: str) -> T:
+  """Does something to a file, several times if need be; UserError when it cannot be done."""
+  errors = (OSError, tf.errors.OpError)
+  try:
+    return disk.retried(act, path, errors)
+  except errors as error:
+    reason = disk.classify(error).reason.removeprefix(f'{path}; ')
+    name = getattr(error, 'filename', None) or path
+    raise UserError(f'the record {name} cannot be put back to the newest checkpoint: {reason}; '
+                    'free the disk, make it writable, or start again when it answers') from error
 
 
 def _event_files(workdir: str) -> list[str]:

@@ -12,18 +12,12 @@ import numpy as np
 from convert import feature_nets as feature_weights
 from mat_jax import feature_nets, programs, sharding
 from mat_jax import settings as settings_lib
-from mat_jax.checkpoint import (
-    abstract_state,
-    find_step,
-    fit_model,
-    newest_step,
-    read_meta,
-    restore_networks,
-)
+from mat_jax.checkpoint import abstract_state, fit_model, restore_networks
 from mat_jax.checkpoints import Best, Checkpoints
 from mat_jax.errors import UserError
 from mat_jax.phases import Networks
 from mat_jax.resume import check_resume, parse_accepted
+from mat_jax.step_directories import newest_step, read_found, read_meta
 from mat_jax.train_state import TrainState
 
 # Of a validation, and whether more is better.
@@ -40,9 +34,10 @@ def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collect
     UserError: the checkpoint is of another architecture.
   """
   config = config.copy_and_resolve_references()
-  path = newest_step(workdir) or (find_step(config.init_from) if config.init_from else None)
-  if path:
-    config.model = fit_model(config.model, read_meta(path)['model'], path)
+  source = newest_step(workdir) or config.init_from
+  if source:
+    path, meta = read_found(source, lambda step: (step, read_meta(step)))
+    config.model = fit_model(config.model, meta['model'], path)
   config.model.mapping_layers = settings_lib.mapping_layers(config.model)
   return config
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import checkpoint
+from mat_jax import step_directories
 from mat_jax.checkpoints import Best
 from mat_jax.errors import UserError
 from tests.tiny_state import equal, like, open_checkpoints, save_steps, tiny_state
@@ -39,7 +39,7 @@ def test_restores_what_was_saved_although_the_buffers_are_used_again(tmp_path):
 
 def test_the_meta_tells_the_run_and_the_position(tmp_path):
   save_steps(tmp_path, 3, config={'seed': 1, 'range': (0.0, 1.0)}, images=33)
-  meta = checkpoint.read_meta(str(tmp_path / 'checkpoints' / '3'))
+  meta = step_directories.read_meta(str(tmp_path / 'checkpoints' / '3'))
   assert (meta['step'], meta['images_seen'], meta['images']) == (3, 12, 33)
   assert meta['config'] == {'seed': 1, 'range': [0.0, 1.0]}
 
@@ -56,14 +56,15 @@ def test_keeps_the_best_beside_the_newest(tmp_path, higher_is_better, values, ke
     checkpoints.save(tiny_state(step), None if value is None else {'other': 1.0, 'score': value})
     checkpoints.close()
   assert _names(tmp_path) == kept
-  before = checkpoint.read_meta(str(tmp_path / 'checkpoints' / kept[-2]))
+  before = step_directories.read_meta(str(tmp_path / 'checkpoints' / kept[-2]))
   assert all(map(np.isfinite, before['metrics'].values())), 'JSON knows finite numbers only'
   best = str(tmp_path / 'checkpoints' / kept[0])
   if any(value and np.isfinite(value) for value in values.values()):
-    assert checkpoint.best_step(str(tmp_path)) == checkpoint.find_step(f'{tmp_path}/best') == best
+    assert step_directories.best_step(str(tmp_path)) == best
+    assert step_directories.find_step(f'{tmp_path}/best') == best
   else:
-    assert checkpoint.best_step(str(tmp_path)) is None
-  assert checkpoint.find_step(str(tmp_path)) == str(tmp_path / 'checkpoints' / kept[-1])
+    assert step_directories.best_step(str(tmp_path)) is None
+  assert step_directories.find_step(str(tmp_path)) == str(tmp_path / 'checkpoints' / kept[-1])
 
 
 def test_a_step_that_is_there_is_replaced_by_one_with_metrics_only(tmp_path):
@@ -81,6 +82,95 @@ def test_nothing_is_saved_yet(tmp_path):
   checkpoints = open_checkpoints(tmp_path)
   assert checkpoints.latest_step() is None
   assert checkpoints.restore(like()) is None
+
+
+def _unreachable(path):
+  """Puts a link to itself in the place of a file; returns what puts the file back."""
+  hidden = path.rename(path.with_name('hidden'))
+  path.symlink_to(path)
+  return lambda: hidden.rename(path)
+
+
+def test_nothing_is_removed_while_the_best_is_not_known(tmp_path, caplog):
+  checkpoints = open_checkpoints(tmp_path, max_to_keep=1, best=Best('psnr'))
+  for step, psnr in ((1, 30.0), (2, 20.0)):
+    checkpoints.save(tiny_state(step), {'psnr': psnr})
+    checkpoints.wait()
+  assert _names(tmp_path) == ['1', '2']
+  repair = _unreachable(tmp_path / 'checkpoints' / '1' / 'meta' / 'metadata')
+  checkpoints.save(tiny_state(3), {'psnr': 25.0})
+  checkpoints.wait()
+  assert _names(tmp_path) == ['1', '2', '3']
+  assert re.search('1/meta/metadata cannot be read .* all older checkpoints are kept', caplog.text)
+  repair()
+  checkpoints.save(tiny_state(4), {'psnr': 25.0})
+  checkpoints.close()
+  assert _names(tmp_path) == ['1', '4']
+
+
+def test_a_step_of_which_the_disk_does_not_tell_is_saved_again(tmp_path):
+  save_steps(tmp_path, 3)
+  _unreachable(tmp_path / 'checkpoints' / '3' / 'meta' / 'metadata')
+  save_steps(tmp_path, 3)
+  assert _names(tmp_path) == ['3']
+  assert equal(open_checkpoints(tmp_path).restore(like()), tiny_state(3))
+
+
+def test_what_is_removed_has_lost_its_name_before(tmp_path, monkeypatch):
+  """A run that is killed in the middle leaves nothing that looks like a checkpoint."""
+  checkpoints = open_checkpoints(tmp_path, max_to_keep=1)
+  checkpoints.save(tiny_state(1))
+  checkpoints.wait()
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', lambda *args, **kwargs: None)
+    checkpoints.save(tiny_state(2))
+    checkpoints.wait()
+    checkpoints.save(tiny_state(2), {'psnr': 20.0})
+    checkpoints.close()
+  assert _names(tmp_path) == ['1.removed', '2', '2.replaced']
+  assert equal(open_checkpoints(tmp_path).restore(like()), tiny_state(2))
+  assert _names(tmp_path) == ['2']
+
+
+def test_a_step_is_back_whose_successor_did_not_get_the_name(tmp_path):
+  save_steps(tmp_path, 3)
+  folder = tmp_path / 'checkpoints'
+  shutil.copytree(folder / '3', folder / '3.partial')
+  (folder / '3').rename(folder / '3.replaced')
+  checkpoints = open_checkpoints(tmp_path)
+  assert _names(tmp_path) == ['3'] and equal(checkpoints.restore(like()), tiny_state(3))
+
+
+def test_a_step_keeps_its_name_when_its_successor_cannot_get_it(tmp_path, monkeypatch, caplog):
+  save_steps(tmp_path, 3)
+  rename = os.rename
+
+  def fail(source, target):
+    if str(source).endswith('.partial'):
+      raise OSError(5, 'Input/output error')
+    rename(source, target)
+
+  monkeypatch.setattr(os, 'rename', fail)
+  checkpoints = open_checkpoints(tmp_path)
+  checkpoints.save(tiny_state(3), {'psnr': 20.0})
+  checkpoints.close()
+  assert 'step 3 was not saved: Input/output error' in caplog.text
+  assert _names(tmp_path) == ['3']
+
+
+def test_an_old_step_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
+  save_steps(tmp_path, 1, max_to_keep=1)
+  rename = os.rename
+
+  def fail(source, target):
+    if str(target).endswith('.removed'):
+      raise OSError(13, 'Permission denied')
+    rename(source, target)
+
+  monkeypatch.setattr(os, 'rename', fail)
+  save_steps(tmp_path, 2, max_to_keep=1)
+  assert 'checkpoints/1 cannot be removed (Permission denied)' in caplog.text
+  assert _names(tmp_path) == ['1', '2']
 
 
 @pytest.mark.parametrize('name', ['6.partial', '6.orbax-checkpoint-tmp'])

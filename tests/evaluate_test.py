@@ -11,7 +11,7 @@ from eval.evaluator import Evaluator
 from eval.measuring import Models
 from eval.pictures import Album
 from input_pipeline import from_config, stream
-from mat_jax import checkpoint, settings
+from mat_jax import checkpoint, settings, step_directories
 from mat_jax.errors import UserError
 from tests import runs
 
@@ -123,7 +123,7 @@ def test_again_with_a_baseline(evaluated, trained, config, capsys):
 
 def test_follow_takes_every_checkpoint_once(trained, config, tmp_path, monkeypatch):
   workdir = str(tmp_path)
-  steps = checkpoint.complete_steps(trained[0])
+  steps = step_directories.complete_steps(trained[0])
   assert list(steps) == [2, 4]
   waits = []
 

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from convert import architecture, from_torch, names, to_torch
-from mat_jax import Discriminator, Generator, checkpoint, settings
+from mat_jax import Discriminator, Generator, checkpoint, settings, step_directories
 from mat_jax.errors import UserError
 from tests import torch_files as files
 
@@ -263,7 +263,7 @@ def test_converts_a_whole_checkpoint(official, tmp_path, capsys):
                    variables_of(GENERATOR, state_dict(GENERATOR, 1)))
   assert_same_tree({'params': d}, variables_of(DISCRIMINATOR, state_dict(DISCRIMINATOR, 2)))
   assert_same_tree({'params': g['ema_params'], 'buffers': g['ema_buffers']}, average.variables)
-  meta = checkpoint.read_meta(average.path)
+  meta = step_directories.read_meta(average.path)
   assert meta['networks'] == ['G', 'D', 'G_ema'] and meta['source'] == 'official.pkl'
   config = json.loads((output / 'config.json').read_text())
   assert config['model'] == meta['model'] == {

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.compat.proto import event_pb2
 import tensorflow as tf
 
+from mat_jax import disk
 from mat_jax.errors import UserError
 from mat_jax.records import Records
 
@@ -251,7 +252,7 @@ def test_records_that_cannot_be_put_back_are_named(tmp_path, small_files):
   _write(Records(str(tmp_path), None), range(1, 6))
   before = _read(tmp_path)
   small_files(50)
-  with pytest.raises(UserError, match=f'{tmp_path} cannot be put back'):
+  with pytest.raises(UserError, match=f'{tmp_path}/events.* cannot be put back'):
     Records(str(tmp_path), 4)
   small_files(None)
   assert _read(tmp_path) == before
@@ -259,6 +260,27 @@ def test_records_that_cannot_be_put_back_are_named(tmp_path, small_files):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='cannot be put back'):
     Records(str(tmp_path / 'file' / 'run'), None)
+
+
+@pytest.mark.parametrize('name', ['events', 'stats'])
+def test_a_record_that_cannot_be_read_for_a_moment_is_not_taken_for_empty(
+    tmp_path, monkeypatch, name):
+  _write(Records(str(tmp_path), None), range(1, 6))
+  (path,) = tmp_path.glob(f'{name}*')
+  whole = path.rename(tmp_path / 'elsewhere')
+  path.symlink_to(path)  # opening it is an error of the system, whoever asks
+  with pytest.raises(UserError, match=f'{path} cannot be put .*: Too many levels of symb'):
+    Records(str(tmp_path), 4)
+
+  def repair(seconds):
+    if path.is_symlink():
+      path.unlink()
+      whole.rename(path)
+
+  monkeypatch.setattr(disk.time, 'sleep', repair)
+  Records(str(tmp_path), 4)
+  assert _read(tmp_path)['loss/g'] == [1, 2, 3, 4]
+  assert [row['step'] for row in _rows(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_only_the_first_process_writes(tmp_path):
