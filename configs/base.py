@@ -65,7 +65,7 @@ def _data() -> ml_collections.ConfigDict:
   data.mask_preset = 'large'
   # Masks whose hole covers a share of the image outside this range are redrawn.
   data.hole_range = (0.0, 1.0)
-  # Folder of mask files of the model's resolution (black = hole) to take instead.
+  # Folder of mask files of the model's resolution (white is kept) to take instead.
   data.mask_dir = ''
   # How files become masks of images: by 'stem' (NAME.png or NAME_0.png, NAME_1.png, ...
   # for each image), in a seeded 'cycle', or 'auto': by stem if all images have some, in
@@ -246,8 +246,8 @@ def _inpainting() -> ml_collections.ConfigDict:
   inpaint.checkpoint = ''
   # An image file, or a folder of them.
   inpaint.images = ''
-  # A mask file, or a folder with a mask of the same stem for every image. Black
-  # (0) is the hole, white is kept; the size is the image's.
+  # A mask file, or a folder with a mask of the same stem for every image. White (255) is
+  # kept, all else is hole; the size is the image's.
   inpaint.masks = ''
   # Folder for the results, PNG files; '' takes WORKDIR/inpaint.
   inpaint.output = ''
