@@ -99,9 +99,9 @@ def _train() -> ml_collections.ConfigDict:
   train.snapshot_ticks = 1
   # Newest checkpoints kept, beside the one with the best validation metric.
   train.max_to_keep = 2
-  # Validation metric that says which is the best: psnr, ssim, l1, lpips_alex, or over the
-  # hole alone psnr_hole, ssim_hole, l1_hole.
-  train.best_metric = 'psnr'
+  # Validation metric that says which is the best: lpips_alex, psnr, ssim, l1, or over the
+  # hole alone psnr_hole, ssim_hole, l1_hole. All but the first prefer blur to wrong detail.
+  train.best_metric = 'lpips_alex'
   # Steps in a row with a loss that is not finite after which the run stops.
   train.max_nonfinite_steps = 10
   # Number of steps to profile, the third step of a sitting being the first; the trace is
@@ -199,8 +199,8 @@ def _evaluation() -> ml_collections.ConfigDict:
   # Another workdir whose evaluation, of the same images and masks, is compared with this one
   # pair by pair: of the model before fine-tuning, say. '' for none.
   evaluation.baseline = ''
-  # Fixed masks for every image. P-IDS and U-IDS need more than 2,100 pairs: take as many
-  # masks as that needs.
+  # Fixed masks for every image. P-IDS and U-IDS need many different images, and some masks of
+  # each: docs/evaluation.md says how many.
   evaluation.masks_per_image = 2
   # Sets of masks, each with results of its own: 'large', 'small' or both joined by '+'; the
   # validation of a training run takes the first. And the range of their hole ratios.

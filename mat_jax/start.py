@@ -27,7 +27,7 @@ from mat_jax.resume import check_resume, parse_accepted
 from mat_jax.train_state import TrainState
 
 # Of a validation, and whether more is better.
-_METRICS = {'psnr': True, 'ssim': True, 'l1': False, 'lpips_alex': False, 'psnr_hole': True,
+_METRICS = {'lpips_alex': False, 'psnr': True, 'ssim': True, 'l1': False, 'psnr_hole': True,
             'ssim_hole': True, 'l1_hole': False}
 
 

@@ -186,7 +186,7 @@ def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
     train.train(config, workdir)
   assert 'Step 6: loss/g is nan, loss/g_stage1 is nan, loss/d is nan' in caplog.text
   assert '(2 in a row)' in caplog.text
-  best = max(runs.rows(trained[0]), key=lambda row: row['validation/psnr'])['step']
+  best = min(runs.rows(trained[0]), key=lambda row: row['validation/lpips_alex'])['step']
   assert set(os.listdir(os.path.join(workdir, 'checkpoints'))) == {str(best), '4', '5'}
   assert runs.rows(workdir)[-1]['step'] == 6 and runs.rows(workdir)[-1]['nonfinite_losses'] > 0
   assert os.listdir(os.path.join(workdir, 'plugins', 'profile')), 'step 8 was profiled'
@@ -211,7 +211,7 @@ def test_says_which_perceptual_network_it_takes(trained, caplog):
     ('train.discriminator_warmup_kimg', -1.0, 'train.discriminator_warmup_kimg'),
     ('train.max_to_keep', 0, 'train.max_to_keep'),
     ('train.freeze_d_blocks', 5, 'train.freeze_d_blocks is 5, and .* has 4 blocks'),
-    ('train.best_metric', 'fid', "train.best_metric is 'fid'; choose among psnr"),
+    ('train.best_metric', 'fid', "train.best_metric is 'fid'; choose among lpips_alex"),
     ('accept_changes', 'sed', "accept_changes has 'sed'; choose among seed"),
     ('augment.pipeline', 'bgx', 'augment.pipeline'),
     ('augment.max_probability', 1.5, 'augment.max_probability is 1.5'),
