@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
   # A checkpoint to start from when the workdir has none: a converted model, a workdir,
   # or a step directory. Its optimiser states are not taken over. '' starts from scratch.
   config.init_from = ''
+  # Whether the settings are for fine-tuning: a short run from scratch then gets a warning.
+  config.is_fine_tuning = False
   # What a resumed run may have changed, joined by ',': seed, batch_size, images. A run
   # that differs in one of them from its checkpoint is refused unless it is named here.
   config.accept_changes = ''

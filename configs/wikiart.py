@@ -1,4 +1,8 @@
-"""Fine-tuning on painted portraits from WikiArt at 256 px."""
+"""Fine-tuning on painted portraits from WikiArt at 256 px.
+
+It needs a converted checkpoint to start from: --config.init_from=models/celebahq256, which
+README.md says how to make. From scratch MAT takes thousands of kimg, not 32.
+"""
 
 import ml_collections
 
@@ -11,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Where the portraits are: a folder, an archive, shards or a prepared data set, which it
   # finds out; see README.md.
   config.data_dir = 'data/wikiart'
+  config.is_fine_tuning = True
   # ArtGAN's tables and huggan/wikiart have ten genres; elsewhere this has no effect.
   config.data.genre = 'portrait'
   # StyleGAN2-ADA's heuristic for 16 images, the least that its automatic setting takes.

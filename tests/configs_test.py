@@ -60,6 +60,7 @@ def test_fields(name):
     assert set(config[part].to_dict()) == set(base.get_config()[part].to_dict()), part
   assert str(config.model.resolution) in name or name in ('base', 'demo', 'ffhq512', 'wikiart')
   assert config.data_dir or name == 'base'
+  assert config.is_fine_tuning == (name == 'wikiart'), 'who else ends early needs a start'
 
 
 @pytest.mark.parametrize('name', _NAMES)

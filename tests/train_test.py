@@ -201,6 +201,27 @@ def test_says_which_perceptual_network_it_takes(trained, caplog):
   assert 'VGG16' in caplog.text and 'vgg_weights' in caplog.text
 
 
+@pytest.mark.parametrize('fields,warns', [
+    ({}, True), ({'is_fine_tuning': False}, False), ({'train.total_kimg': 2000.0}, False),
+    ({'init_from': 'trained'}, False)])
+def test_fine_tuning_from_nothing_warns(trained, tmp_path, caplog, fields, warns):
+  config = tiny_config()
+  config.is_fine_tuning = True
+  config.update_from_flattened_dict(fields)
+  if config.init_from:
+    config.init_from = trained[0]
+  _fresh(config, str(tmp_path))
+  assert ('begins with random weights and ends after 0.016 kimg' in caplog.text) == warns
+  assert ('\n    --config.init_from=models/celebahq256\n' in caplog.text) == warns
+
+
+def test_a_resumed_run_needs_no_start(trained, caplog):
+  config = trained[1].copy_and_resolve_references()
+  config.is_fine_tuning = True
+  assert int(_fresh(config, trained[0]).step) == 4
+  assert 'random weights' not in caplog.text
+
+
 @pytest.mark.parametrize('field,value,message', [
     ('data_dir', 'missing', 'missing'),
     ('data_dir', '', 'data_dir'),
