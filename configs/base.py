@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
   # A checkpoint to start from when the workdir has none: a converted model, a workdir,
   # or a step directory. Its optimiser states are not taken over. '' starts from scratch.
   config.init_from = ''
+  # Whether the settings are for fine-tuning: a short run from scratch then gets a warning.
+  config.is_fine_tuning = False
   # What a resumed run may have changed, joined by ',': seed, batch_size, images. A run
   # that differs in one of them from its checkpoint is refused unless it is named here.
   config.accept_changes = ''
@@ -66,7 +68,7 @@ def _data() -> ml_collections.ConfigDict:
   data.mask_preset = 'large'
   # Masks whose hole covers a share of the image outside this range are redrawn.
   data.hole_range = (0.0, 1.0)
-  # Folder of mask files of the model's resolution (black = hole) to take instead.
+  # Folder of mask files of the model's resolution (white is kept) to take instead.
   data.mask_dir = ''
   # How files become masks of images: by 'stem' (NAME.png or NAME_0.png, NAME_1.png, ...
   # for each image), in a seeded 'cycle', or 'auto': by stem if all images have some, in
@@ -101,9 +103,9 @@ def _train() -> ml_collections.ConfigDict:
   train.snapshot_ticks = 1
   # Newest checkpoints kept, beside the one with the best validation metric.
   train.max_to_keep = 2
-  # Validation metric that says which is the best: psnr, ssim, l1, lpips_alex, or over the
-  # hole alone psnr_hole, ssim_hole, l1_hole.
-  train.best_metric = 'psnr'
+  # Validation metric that says which is the best: lpips_alex, psnr, ssim, l1, or over the
+  # hole alone psnr_hole, ssim_hole, l1_hole. All but the first prefer blur to wrong detail.
+  train.best_metric = 'lpips_alex'
   # Seconds from SIGTERM until the run has ended, whatever it does. Machines that are taken away
   # give 30; on a slow disk, and where there is more time, a larger number loses less.
   train.preemption_secs = 20.0
@@ -204,8 +206,8 @@ def _evaluation() -> ml_collections.ConfigDict:
   # Another workdir whose evaluation, of the same images and masks, is compared with this one
   # pair by pair: of the model before fine-tuning, say. '' for none.
   evaluation.baseline = ''
-  # Fixed masks for every image. P-IDS and U-IDS need more than 2,100 pairs: take as many
-  # masks as that needs.
+  # Fixed masks for every image. P-IDS and U-IDS need many different images, and some masks of
+  # each: docs/evaluation.md says how many.
   evaluation.masks_per_image = 2
   # Sets of masks, each with results of its own: 'large', 'small' or both joined by '+'; the
   # validation of a training run takes the first. And the range of their hole ratios.
@@ -251,8 +253,8 @@ def _inpainting() -> ml_collections.ConfigDict:
   inpaint.checkpoint = ''
   # An image file, or a folder of them.
   inpaint.images = ''
-  # A mask file, or a folder with a mask of the same stem for every image. Black
-  # (0) is the hole, white is kept; the size is the image's.
+  # A mask file, or a folder with a mask of the same stem for every image. White (255) is
+  # kept, all else is hole; the size is the image's.
   inpaint.masks = ''
   # Folder for the results, PNG files; '' takes WORKDIR/inpaint.
   inpaint.output = ''

@@ -256,8 +256,9 @@ def _judged(distance: Distance, ceiling: float | None, ceiling_n: int, at_ceilin
   if ceiling is None:
     reason = f'{images:,} images are too few to set real against real'
   else:
-    reason = (f'real against real scores 0 at {ceiling_n:,} pairs, as {d:,} features can separate '
-              f'up to about {d:,} pairs')
+    reason = (f'real against real scores 0 at {ceiling_n:,} pairs of {images:,} images, as a plane '
+              f'in {d:,} dimensions separates them; it takes about {d:,} different images, or '
+              f'{d // 2:,} with six masks each')
   if value and n > d:
     return distance._replace(note=f'Without a ceiling: {reason}.')
   if value:

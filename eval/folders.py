@@ -45,7 +45,7 @@ class Options:
   Attributes:
     real: folder of real images.
     fake: folder of results.
-    masks: folder of masks, black where the hole was; '' without.
+    masks: folder of masks, white where pixels were kept; '' without.
     baseline: folder of another system's results, of the same names; '' for none.
     others: folder of more real images, for the ceilings of P-IDS and U-IDS; '' for none.
     features: see `features.load`.
@@ -148,6 +148,10 @@ def _warnings(comparison: Comparison, facts: Sequence[Facts], systems: Sequence[
   """What a reader of the numbers has to know about the images."""
   notes = []
   if comparison.examples[0].mask:
+    grey = [one.grey for one in facts if one.grey]
+    if grey:
+      notes.append(f'{len(grey)} of {len(facts)} masks have pixels that are neither black nor '
+                   f'white, {sum(grey) / len(grey):,.0f} each on average; these count as hole.')
     for i, system in enumerate(systems):
       notes += _mask_warnings(system, np.array([one.kept_difference[i] for one in facts]),
                               np.array([one.hole_difference[i] for one in facts]))
@@ -218,7 +222,7 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('real', None, 'Folder of real images.')
   flags.DEFINE_string('fake', None, 'Folder of results: NAME, or NAME_0, NAME_1, ..., of NAME.')
-  flags.DEFINE_string('masks', '', 'Folder of masks of the same names; black is the hole.')
+  flags.DEFINE_string('masks', '', 'Folder of masks of the same names; white is kept.')
   flags.DEFINE_string('baseline', '', "Folder of another system's results to compare with.")
   flags.DEFINE_string('others', '', 'Folder of more real images, for the ceilings of IDS.')
   flags.DEFINE_string('features', features.AUTO, 'inception, vgg16, dinov2, clip, several joined '

@@ -61,11 +61,13 @@ class Loaded(NamedTuple):
     real: uint8 [H, W, 3].
     results: uint8 [H, W, 3], one for each folder of results.
     keep: bool [H, W, 1], False in the hole; None without masks.
+    grey: see `mat_jax.mask_values.Mask`; 0 without masks.
   """
 
   real: np.ndarray
   results: tuple[np.ndarray, ...]
   keep: np.ndarray | None
+  grey: int = 0
 
 
 class Facts(NamedTuple):
@@ -77,12 +79,14 @@ class Facts(NamedTuple):
     kept_difference: mean |real - result| over the kept pixels, in levels of 0 to 255, for
       each folder of results; empty without masks.
     hole_difference: likewise over the hole.
+    grey: pixels of the mask that are neither black nor white.
   """
 
   shape: tuple[int, int]
   hole_ratio: float
   kept_difference: tuple[float, ...]
   hole_difference: tuple[float, ...]
+  grey: int = 0
 
 
 def pair(real: str, results: Sequence[str], masks: str | None = None) -> Comparison:
@@ -92,7 +96,7 @@ def pair(real: str, results: Sequence[str], masks: str | None = None) -> Compari
     real: folder of real images, searched in depth.
     results: folders of results of the same names; several results of an image are NAME_0,
       NAME_1 and so on, in all folders.
-    masks: folder of masks, black where the hole was. A mask is named as its result, or as
+    masks: folder of masks, white where pixels were kept. A mask is named as its result, or as
       the image; or it is the image's only NAME_0 and belongs to its only result; or it is
       the only mask of all.
 
@@ -129,12 +133,12 @@ def load(example: Example) -> Loaded:
   """
   real = images.load_image(example.real)
   results = tuple(images.load_image(path) for path in example.results)
-  keep = None if example.mask is None else mask_files.load_mask(example.mask)
+  keep, grey = (None, 0) if example.mask is None else mask_files.load_mask(example.mask)
   for path, array in zip((*example.results, example.mask), (*results, keep), strict=True):
     if array is not None and array.shape[:2] != real.shape[:2]:
       raise UserError(f'{example.real!r} has {_size(real)} pixels and {path!r} has {_size(array)}; '
                       'only images of one size can be compared')
-  return Loaded(real, results, keep)
+  return Loaded(real, results, keep, grey)
 
 
 def inspect(example: Example) -> Facts:
@@ -146,7 +150,7 @@ def inspect(example: Example) -> Facts:
   keep = loaded.keep[..., 0]
   differences = [np.abs(loaded.real.astype(np.int16) - result).mean(-1) for result in loaded.results]
   return Facts(shape, float(1 - keep.mean()), tuple(_mean(x[keep]) for x in differences),
-               tuple(_mean(x[~keep]) for x in differences))
+               tuple(_mean(x[~keep]) for x in differences), loaded.grey)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -158,7 +158,7 @@ def _row(content: Content, position: int, *reasons: str) -> Row:
   masks, index, mask = table.masks[position], table.image_index[position], table.mask[position]
   of_original, of_mask, of_result = _paths(content.ours.pictures, masks, index, mask)
   original = load_image(of_original)
-  keep = _same_size(load_mask(of_mask), original, of_mask)
+  keep = _same_size(load_mask(of_mask).keep, original, of_mask)
   found = [Picture('original', original, []),
            Picture('masked', np.where(keep, original, _HOLE), [])]
   if content.theirs is not None:

@@ -1,11 +1,13 @@
 """Decoding and squaring of images, whatever a file holds."""
 
+from collections.abc import Iterator
+import contextlib
 import io
 import math
 import os
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from mat_jax.errors import UserError
 
@@ -25,6 +27,8 @@ MAX_FILE_BYTES = 2**28
 # Pillow finds the format by the content: without this list a file named .jpg could reach
 # its decoders for PostScript, which start another program.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'TGA', 'JPEG2000', 'AVIF')
+# EXIF orientations of images that lie on a side.
+_LYING = (5, 6, 7, 8)
 # How many times larger than needed a JPEG may be unpacked; its decoder halves for little.
 _REDUCING_GAP = 2
 
@@ -53,6 +57,11 @@ def decode(data: bytes, target_side: int | None = None) -> Image.Image:
     ValueError: too many pixels or a side below `MIN_SIDE`; and, for files that are
       broken, whatever Pillow's decoders raise.
   """
+  return _to_rgb(_decode_upright(data, target_side))
+
+
+def _decode_upright(data: bytes, target_side: int | None = None) -> Image.Image:
+  """Decodes an image of any mode; see `decode`."""
   with Image.open(io.BytesIO(data), formats=FORMATS) as image:
     _check_size(image)
     if target_side:
@@ -60,7 +69,7 @@ def decode(data: bytes, target_side: int | None = None) -> Image.Image:
     image.load()
     # In place: else an upright image would be copied.
     ImageOps.exif_transpose(image, in_place=True)
-    return _to_rgb(image)
+    return image
 
 
 def load_image(path: str) -> np.ndarray:
@@ -76,9 +85,57 @@ def load_image(path: str) -> np.ndarray:
     UserError: a missing, unreadable, truncated or too large file, or a side below
       8 pixels.
   """
+  with _naming(path), open(path, 'rb') as file:
+    return np.asarray(decode(read_limited(file)))
+
+
+def load_levels(path: str) -> np.ndarray:
+  """Decodes an image file in full, as a mask needs it: without rounding 16 bits to 8.
+
+  Args:
+    path: an image file.
+
+  Returns:
+    uint16 [H, W] of 16-bit greys, else uint8 [H, W, 3] as of `load_image`.
+
+  Raises:
+    UserError: as `load_image`.
+  """
+  with _naming(path), open(path, 'rb') as file:
+    image = _decode_upright(read_limited(file))
+    if image.mode.startswith('I'):
+      return np.clip(np.asarray(image), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+    return np.asarray(_to_rgb(image))
+
+
+def read_size(path: str) -> tuple[int, int]:
+  """Reads how large an image file is, upright, from its header.
+
+  Args:
+    path: an image file.
+
+  Returns:
+    Width and height in pixels, as `load_image` gives them. Only of a PNG file that tells behind
+    its pixels that it lies on its side they are exchanged.
+
+  Raises:
+    UserError: a missing or too large file, a header that cannot be read, or a side below
+      8 pixels.
+  """
+  with _naming(path), Image.open(path, formats=FORMATS) as image:
+    _check_size(image)
+    width, height = image.size
+    # Of TIFF files Pillow exchanges them itself; of PNG files its own `getexif` would decode all.
+    exif = {} if image.format == 'TIFF' else Image.Image.getexif(image)
+    lies = exif.get(ExifTags.Base.Orientation, 1) in _LYING
+    return (height, width) if lies else (width, height)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+  """Turns what goes wrong with an image file into a sentence that names it."""
   try:
-    with open(path, 'rb') as file:
-      return np.asarray(decode(read_limited(file)))
+    yield
   # Pillow's decoders meet broken files with errors of many types.
   except Exception as error:
     raise UserError(

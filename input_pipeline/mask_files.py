@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 import os
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 from PIL import Image
 
 from input_pipeline import images, masks
 from input_pipeline.sources.folder import find_images
 from mat_jax.errors import UserError
+from mat_jax.mask_values import Mask, read_mask
 
 ORDERS = ('auto', 'stem', 'cycle')
 
@@ -49,7 +51,7 @@ class MaskFiles:
     """Lists the files and checks their sizes, which their headers tell.
 
     Args:
-      folder: image files, searched in depth; 0 (black) is the hole.
+      folder: image files, searched in depth; what is white is kept, see `load_mask`.
       resolution: the side that every mask must have, in pixels.
       stems: returns the names of the images without their endings; called where they
         matter. The masks of `a/b` are `b.png`, or `b_0.png`, `b_1.png` and so on.
@@ -71,6 +73,7 @@ class MaskFiles:
     self._of_image = None if order == 'cycle' else self._match(stems(), order == 'stem')
     rng = np.random.Generator(np.random.Philox(key=seed))
     self._turns = rng.permutation(len(self._files))
+    self._noticed = False  # that a mask has grey pixels
 
   def check_places(self, count: int) -> None:
     """Raises a UserError if some image has fewer than `count` masks of its own."""
@@ -82,7 +85,13 @@ class MaskFiles:
   def __call__(self, requests: Requests, out: np.ndarray) -> None:
     """Reads the masks that are asked for; see `Masks`."""
     for mask, *numbers in zip(out, *requests[1:], strict=True):
-      mask[...] = load_mask(self._choose(*map(int, numbers)))
+      file = self._choose(*map(int, numbers))
+      found = load_mask(file)
+      if found.grey and not self._noticed:
+        self._noticed = True
+        logging.warning('%s Other masks of %s with such pixels are not named.',
+                        found.notice(file), self._folder)
+      mask[...] = found.keep
 
   def _choose(self, image: int, place: int, position: int) -> str:
     if self._of_image is None:
@@ -108,19 +117,20 @@ class MaskFiles:
     return None if missing else [sorted(files, key=_number) for files in own]
 
 
-def load_mask(path: str) -> np.ndarray:
+def load_mask(path: str) -> Mask:
   """Reads a mask file.
 
   Args:
-    path: any image; darker than middle gray is hole.
+    path: any image, of which what is white is kept; see `mat_jax.mask_values.read_mask`. What is
+      transparent counts as white.
 
   Returns:
-    bool [H, W, 1], True where a pixel is kept.
+    The mask.
 
   Raises:
     UserError: the file is no readable image.
   """
-  return images.load_image(path).mean(axis=-1, keepdims=True) > 127.5
+  return read_mask(images.load_levels(path))
 
 
 def _stem(path: str) -> str:

@@ -5,6 +5,7 @@ for; beyond that size its lowest stage would not mix (MAT is not convolutional
 there). Only hole pixels are written back, so kept pixels stay what they were.
 """
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from input_pipeline.images import load_image
+from input_pipeline.images import load_image, read_size
 from input_pipeline.mask_files import load_mask
 from input_pipeline.sources.folder import find_images
 from mat_jax import image_grid, inference, settings
 from mat_jax.checkpoint import EmaCheckpoint, check_architecture, restore_ema
 from mat_jax.errors import UserError
+from mat_jax.mask_values import read_mask
 
 # Side of the network's view over the longer side of the hole's bounding box.
 CONTEXT = 1.5
@@ -141,7 +143,8 @@ class Inpainter:
 
     Args:
       image: uint8 [H, W, 3].
-      mask: [H, W] or [H, W, 1], bool or numbers; 0 is the hole, all else kept.
+      mask: [H, W] or [H, W, 1], bool, uint8, uint16 or floats from 0 to 1; the largest value
+        of its type is kept, all else is hole, see `mask_values.read_mask`.
       seed: sample i uses seed + i.
       num_samples: number of completions.
       truncation_psi: 1 for full variety, 0 for the average style.
@@ -150,7 +153,7 @@ class Inpainter:
       uint8 [num_samples, H, W, 3]; kept pixels equal the input's.
 
     Raises:
-      UserError: shapes or dtypes do not match.
+      UserError: shapes or dtypes do not match, or a mask whose meaning is not known.
     """
     known = _known(image, mask)
     results = np.repeat(image[None], num_samples, axis=0)
@@ -189,11 +192,14 @@ def _known(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
   """Checks the inputs and returns bool [H, W, 1], True where a pixel is kept."""
   if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
     raise UserError(f'the image is {image.dtype} {image.shape}; give uint8 [H, W, 3]')
-  mask = mask[..., None] if mask.ndim == 2 else mask
-  if mask.shape != (*image.shape[:2], 1):
-    raise UserError(f'the mask is {mask.shape[:2]}, the image {image.shape[:2]}; '
+  mask = np.asarray(mask)
+  if mask.shape not in (image.shape[:2], (*image.shape[:2], 1)):
+    raise UserError(f'the mask is {mask.shape}, the image {image.shape[:2]}; '
                     'give a mask of the size of the image')
-  return mask != 0
+  found = read_mask(mask)
+  if found.grey:
+    logging.warning('%s', found.notice('The mask'))
+  return found.keep
 
 
 def match_files(images: str, masks: str) -> list[tuple[str, str]]:
@@ -242,23 +248,30 @@ def _check_stems(files: list[str]) -> None:
 
 
 def _check_pair(image_path: str, mask_path: str) -> None:
-  sizes = [load_image(path).shape[:2] for path in (image_path, mask_path)]
+  """Raises UserError for an image and a mask of different size, which their headers tell."""
+  paths = (image_path, mask_path)
+  sizes = [read_size(path) for path in paths]
+  if sizes[0] != sizes[1]:  # a PNG file may say behind its pixels that it lies on its side
+    sizes = [load_image(path).shape[1::-1] for path in paths]
   if sizes[0] != sizes[1]:
-    (h, w), (mask_h, mask_w) = sizes
-    raise UserError(f'the mask {mask_path} is {mask_w} x {mask_h}, its image {image_path} is '
-                    f'{w} x {h}; give a mask of the size of the image')
+    (width, height), (mask_width, mask_height) = sizes
+    raise UserError(f'the mask {mask_path} is {mask_width} x {mask_height}, its image '
+                    f'{image_path} is {width} x {height}; give a mask of the size of the image')
 
 
 def inpaint_files(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Fills the holes of image files and writes PNG files.
+
+  Of several processes each checks all files, and fills every n-th image.
 
   Args:
     config: see `configs/base.py`; uses `inpaint` and checks `model`.
     workdir: holds the checkpoint unless `config.inpaint.checkpoint` names one.
 
   Raises:
-    UserError: missing, unreadable or unmatched files, before anything is
-      written; no checkpoint, or one of another architecture.
+    UserError: before anything is written: missing or unmatched files, headers that cannot be
+      read; no checkpoint, or one of another architecture. At the end, when all other images
+      are written: files whose pixels cannot be read.
   """
   options = config.inpaint
   if options.num_samples < 1:
@@ -271,11 +284,38 @@ def inpaint_files(config: ml_collections.ConfigDict, workdir: str) -> None:
       inpainter.checkpoint.model, config.model, inpainter.checkpoint.path)
   output = options.output or os.path.join(workdir, 'inpaint')
   os.makedirs(output, exist_ok=True)
+  own = pairs[jax.process_index()::jax.process_count()]
+  failures = _inpaint_pairs(inpainter, own, options, output)
+  logging.info('Inpainted %d images into %s.', len(own) - len(failures), output)
+  if failures:
+    more = f' (and {len(failures) - 1} more, see above)' if len(failures) > 1 else ''
+    raise UserError(f'{len(failures)} of {len(own)} images are not done, the others are: '
+                    f'{failures[0]}{more}')
+
+
+def _inpaint_pairs(inpainter: Inpainter, pairs: list[tuple[str, str]],
+                   options: ml_collections.ConfigDict, output: str) -> list[UserError]:
+  """Fills the images that can be read, and returns what is wrong with the others."""
+  failures = []
+  read_mask_file = functools.lru_cache(maxsize=1)(_load_mask)  # one may serve all images
   for image_path, mask_path in tqdm.tqdm(pairs, unit='image', desc='inpainting', disable=None):
-    results = inpainter.inpaint(
-        load_image(image_path), load_mask(mask_path), options.seed,
-        options.num_samples, options.truncation_psi)
+    try:
+      image, keep = load_image(image_path), read_mask_file(mask_path)
+      results = inpainter.inpaint(
+          image, keep, options.seed, options.num_samples, options.truncation_psi)
+    except UserError as error:
+      logging.error('%s', error)
+      failures.append(error)
+      continue
     for i, result in enumerate(results):
       suffix = f'_{i}' if options.num_samples > 1 else ''
       image_grid.write_png(os.path.join(output, f'{_stem(image_path)}{suffix}.png'), result)
-  logging.info('Inpainted %d images into %s.', len(pairs), output)
+  return failures
+
+
+def _load_mask(path: str) -> np.ndarray:
+  """What a mask file keeps, bool [H, W, 1], with a warning of what is neither black nor white."""
+  mask = load_mask(path)
+  if mask.grey:
+    logging.warning('%s', mask.notice(path))
+  return mask.keep

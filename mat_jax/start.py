@@ -21,8 +21,10 @@ from mat_jax.step_directories import newest_step, read_found, read_meta
 from mat_jax.train_state import TrainState
 
 # Of a validation, and whether more is better.
-_METRICS = {'psnr': True, 'ssim': True, 'l1': False, 'lpips_alex': False, 'psnr_hole': True,
+_METRICS = {'lpips_alex': False, 'psnr': True, 'ssim': True, 'l1': False, 'psnr_hole': True,
             'ssim_hole': True, 'l1_hole': False}
+# Fewer make nothing of random weights; MAT's authors took 25,000 and more.
+_FEWEST_KIMG = 1000.0
 
 
 def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
@@ -110,9 +112,20 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
     state = create(key)
     if config.init_from:
       state = _take_over(config, state, replicated)
+    elif config.is_fine_tuning and config.train.total_kimg < _FEWEST_KIMG:
+      _warn_of_scratch(config.train.total_kimg)
   _log_parameters('generator', state.g_params)
   _log_parameters('discriminator', state.d_params)
   return state
+
+
+def _warn_of_scratch(kimg: float) -> None:
+  logging.warning(
+      'Training begins with random weights and ends after %g kimg, but this configuration is for '
+      'fine-tuning: from scratch MAT took 25,000 kimg on CelebA-HQ. What is missing, unless '
+      'train.total_kimg is to be thousands:\n\n'
+      '    --config.init_from=models/celebahq256\n\n'
+      'README.md says how to get and convert that checkpoint.', kimg)
 
 
 def _log_parameters(name: str, params: Any) -> None:

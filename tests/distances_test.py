@@ -187,6 +187,18 @@ def test_separable_features_have_no_score():
           f'Not measurable at n = 60: real against real scores 0 at {ceiling.n} pairs')
 
 
+@pytest.mark.parametrize('images,masks,is_measurable', [
+    (66, 1, True), (33, 1, False), (33, 6, True), (11, 6, False), (11, 40, False)])
+def test_different_images_count_and_not_their_masks(images, masks, is_measurable):
+  d, image = 64, np.repeat(np.arange(images), masks)
+  real, fake = draw(images, d, 1), draw(images * masks, d, 3, 0.1)
+  ceiling = distances.ids_ceiling(real, image, draw(images * masks, d, 2))
+  found = distances.measure(real, fake, image, 'inception', ceiling)['u_ids']
+  assert (found.value is not None) == is_measurable == bool(ceiling.u_ids)
+  if not is_measurable:
+    assert 'it takes about 64 different images, or 32 with six masks each' in found.note
+
+
 def test_a_score_of_near_copies_is_not_taken_for_quality():
   real = draw(60, 300, 1)
   fake = real + 0.01 * draw(60, 300, 2)

@@ -149,6 +149,17 @@ def test_inverted_masks_are_told(root, tmp_path):
   assert sum('as if the masks were inverted' in note for note in record.notes) == 1
 
 
+def test_grey_masks_are_told(root, tmp_path):
+  for name in SHAPES:
+    mask = np.where(hole_of(name)[..., 0], 0, 255).astype(np.uint8)
+    mask[-1, :8] = 255 if name == 'a' else 254
+    save(tmp_path, f'{name}.png', mask)
+  record, _ = folders.compare(Options(
+      str(root / 'photos'), str(root / 'bad'), str(tmp_path), features='', lpips=''))
+  (note,) = record.notes
+  assert note.startswith('3 of 4 masks have pixels that are neither black nor white, 8 each')
+
+
 def test_one_image(root, tmp_path):
   for folder in ('photos', 'bad', 'masks'):
     save(tmp_path / folder, 'b.png', load(root, folder, 'b'))

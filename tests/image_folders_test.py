@@ -148,8 +148,8 @@ def example(tmp_path):
   result = np.full((12, 20), 100, np.uint8)
   result[:6, :10] = 130
   Image.fromarray(result).save(tmp_path / 'result.png')
-  mask = np.full((12, 20), 128, np.uint8)
-  mask[:6] = 127
+  mask = np.full((12, 20), 255, np.uint8)
+  mask[:6] = 254
   Image.fromarray(mask).save(tmp_path / 'mask.png')
   return image_folders.Example(0, 0, f'{real}/real.png', (f'{real}/real.png', f'{real}/result.png'),
                                f'{real}/mask.png')
@@ -159,21 +159,21 @@ def test_load(example):
   loaded = image_folders.load(example)
   assert loaded.real.shape == loaded.results[1].shape == (12, 20, 3)
   assert loaded.keep.shape == (12, 20, 1) and loaded.keep.dtype == bool
-  assert not loaded.keep[:6].any() and loaded.keep[6:].all()
+  assert not loaded.keep[:6].any() and loaded.keep[6:].all() and loaded.grey == 120
   assert image_folders.load(example._replace(mask=None)).keep is None
 
 
 def test_inspect(example):
   facts = image_folders.inspect(example)
-  assert facts == ((12, 20), 0.5, (0.0, 0.0), (0.0, 15.0))
-  shape, ratio, *differences = image_folders.inspect(example._replace(mask=None))
-  assert shape == (12, 20) and np.isnan(ratio) and differences == [(), ()]
+  assert facts == ((12, 20), 0.5, (0.0, 0.0), (0.0, 15.0), 120)
+  shape, ratio, *rest = image_folders.inspect(example._replace(mask=None))
+  assert shape == (12, 20) and np.isnan(ratio) and rest == [(), (), 0]
 
 
 def test_inspect_without_a_hole_or_without_anything_kept(example, tmp_path):
   for level, ratio, kept, hole in ((255, 0, 7.5, 0), (0, 1, 0, 7.5)):
     write(tmp_path, ['mask.png'], level, (20, 12))
-    assert image_folders.inspect(example) == ((12, 20), ratio, (0, kept), (0, hole))
+    assert image_folders.inspect(example) == ((12, 20), ratio, (0, kept), (0, hole), 0)
 
 
 def test_a_pair_or_a_mask_of_another_size_is_named(example, tmp_path):

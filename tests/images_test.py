@@ -4,7 +4,7 @@ import io
 import pathlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 import pytest
 
 from input_pipeline import images
@@ -105,6 +105,30 @@ def test_exif_orientation(tmp_path, orientation, stored):
   exif[0x0112] = orientation
   path = save(tmp_path / 'a.png', np.ascontiguousarray(stored(gradient())), exif=exif)
   np.testing.assert_array_equal(images.load_image(path), gradient())
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tiff', '.avif', '.bmp', '.gif'])
+def test_the_header_tells_the_size(tmp_path, suffix, monkeypatch):
+  for orientation in (1, 3, 5, 6, 8):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f'{orientation}{suffix}', gradient(), exif=exif)
+    expected = images.load_image(path).shape[1::-1]
+    assert expected == ((40, 30) if orientation > 4 and suffix not in ('.bmp', '.gif')
+                        else (30, 40))
+    with monkeypatch.context() as patch:
+      patch.setattr(Image.Image, 'load', None)
+      patch.setattr(ImageFile.ImageFile, 'load', None)
+      assert images.read_size(path) == expected
+
+
+def test_headers_without_a_size_are_named(tmp_path):
+  (tmp_path / 'text.jpg').write_text('no image')
+  Image.new('L', (7, 100)).save(tmp_path / 'thin.png')
+  for name, message in (('text.jpg', 'not an image'), ('thin.png', 'too small'),
+                        ('missing.png', 'No such file')):
+    with pytest.raises(UserError, match=f'{name}.*cannot be read.*{message}'):
+      images.read_size(str(tmp_path / name))
 
 
 def test_broken_files_are_named(tmp_path):

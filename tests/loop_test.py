@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mat_jax import checkpoint
+from mat_jax import step_directories
 from tests import loop_worker, runs
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,7 +48,7 @@ def test_a_signal_in_any_phase_ends_the_run_in_time(ends, phase):
   workdir, code, seconds = ends[phase]
   assert code == (0 if is_all else 143)
   assert seconds < _SECONDS + 2
-  newest = checkpoint.newest_step(workdir)
+  newest = step_directories.newest_step(workdir)
   assert (newest and int(os.path.basename(newest))) == step
 
 

@@ -71,9 +71,64 @@ def test_masks_in_turn(tmp_path, order):
   assert len(others) > 5
 
 
-def test_jpeg_masks_are_thresholded(tmp_path):
-  write(tmp_path, 'a.jpg', 5)
-  assert ask(open_masks(tmp_path, ('a',)), [0]) == [5]
+def test_masks_with_grey_pixels_are_noticed_once(tmp_path, caplog):
+  write(tmp_path, 'a.png', 5)
+  for name in ('b.png', 'c.png'):
+    write(tmp_path, name, 8)
+    mask = np.array(Image.open(tmp_path / name))
+    mask[7, :3], mask[9, 0] = 254, 1
+    Image.fromarray(mask).save(tmp_path / name)
+  source = open_masks(tmp_path, ('a', 'b', 'c'))
+  assert ask(source, [0]) == [5] and not caplog.messages
+  with caplog.at_level('WARNING'):
+    assert ask(source, [1, 2, 1]) == [7, 7, 7]
+  (message,) = caplog.messages
+  assert 'b.png: 4 of 256 pixels are neither black nor white' in message
+
+
+def test_a_jpeg_mask_keeps_no_more_than_was_white(tmp_path):
+  mask = np.zeros((64, 64), np.uint8)
+  mask[:20, :20] = 255
+  Image.fromarray(mask).save(tmp_path / 'a.jpg', quality=80)
+  keep, grey = mask_files.load_mask(str(tmp_path / 'a.jpg'))
+  # Blocks of eight pixels that the edge runs through are no longer pure.
+  assert keep[:16, :16].all() and not keep[mask == 0].any() and 0 < grey < 600
+
+
+_WHITE, _GREY, _BLACK = (255, 255, 255), (255, 255, 254), (0, 0, 0)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16', '0 and 1'])
+def test_every_kind_of_file_means_the_same(tmp_path, mode):
+  mask = np.zeros((16, 16), np.uint8)
+  mask[:4], mask[4:6] = 255, 254
+  grey = 32
+  if mode in ('1', '0 and 1'):
+    mask[4:6], grey = 0, 0
+  if mode == '1':
+    image = Image.fromarray(mask > 0)
+  elif mode == '0 and 1':
+    image = Image.fromarray(mask // 255)
+  elif mode == 'I;16':
+    image = Image.fromarray(np.select([mask == 255, mask == 254], [65535, 65500]).astype(np.uint16))
+  elif mode == 'P':
+    image = Image.fromarray(255 - mask)
+    image.putpalette([*_WHITE, *_GREY, *_BLACK * 254])
+  else:
+    image = Image.fromarray(mask).convert(mode)
+  assert image.mode == {'0 and 1': 'L'}.get(mode, mode)
+  image.save(tmp_path / 'a.png')
+  found = mask_files.load_mask(str(tmp_path / 'a.png'))
+  np.testing.assert_array_equal(found.keep[..., 0], mask == 255)
+  assert found.grey == grey
+
+
+def test_what_is_transparent_is_kept(tmp_path):
+  layer = np.zeros((16, 16, 4), np.uint8)  # a black brush on a transparent layer
+  layer[:4, :, 3], layer[4:6, :, 3] = 255, 100
+  Image.fromarray(layer).save(tmp_path / 'a.png')
+  keep, grey = mask_files.load_mask(str(tmp_path / 'a.png'))
+  assert not keep[:6].any() and keep[6:].all() and grey == 32
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import demo
-from mat_jax import checkpoint, microbatch, programs, settings, sharding, train
+from mat_jax import microbatch, programs, settings, sharding, step_directories, train
 from tests.conftest import tiny_config
 
 _BATCH_SIZE = 32
@@ -132,7 +132,7 @@ def test_the_limit_is_known_here():
 
 def test_it_is_stored_with_the_run(trained):
   workdir, _ = trained
-  assert checkpoint.read_meta(checkpoint.find_step(workdir))['microbatch'] == 4
+  assert step_directories.read_meta(step_directories.find_step(workdir))['microbatch'] == 4
 
 
 @pytest.mark.slow

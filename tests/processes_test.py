@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from PIL import Image
 import pytest
 
 from tests import runs
@@ -136,3 +137,24 @@ def test_two_processes_stop_together_and_end_like_one(tmp_path, tmp_path_factory
   for name, value in first.items():
     if name.startswith('loss/'):
       assert second[name] == pytest.approx(value, rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_to_inpaint(trained, tmp_path):
+  for name in 'abc':
+    for folder, color in (('images', 'gray'), ('masks', 'black')):
+      (tmp_path / folder).mkdir(exist_ok=True)
+      Image.new('RGB', (64, 64), color).save(tmp_path / folder / f'{name}.png')
+  fields = {name: tmp_path / name for name in ('images', 'masks', 'output')}
+  port = _free_port()
+  workers = [subprocess.Popen(
+      [sys.executable, 'main.py', '--config=configs/demo.py', f'--workdir={trained[0]}',
+       '--mode=inpaint', *(f'--config.inpaint.{name}={path}' for name, path in fields.items()),
+       '--distributed', f'--coordinator=localhost:{port}', '--num_processes=2',
+       f'--process_id={i}'],
+      cwd=_ROOT, env=_environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+      for i in range(2)]
+  printed = [worker.communicate(timeout=600)[0] for worker in workers]
+  assert [worker.returncode for worker in workers] == [0, 0], printed
+  assert ['Inpainted 2 images' in printed[0], 'Inpainted 1 images' in printed[1]] == [True, True]
+  assert sorted(os.listdir(tmp_path / 'output')) == ['a.png', 'b.png', 'c.png']

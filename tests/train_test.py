@@ -186,7 +186,7 @@ def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
     train.train(config, workdir)
   assert 'Step 6: loss/g is nan, loss/g_stage1 is nan, loss/d is nan' in caplog.text
   assert '(2 in a row)' in caplog.text
-  best = max(runs.rows(trained[0]), key=lambda row: row['validation/psnr'])['step']
+  best = min(runs.rows(trained[0]), key=lambda row: row['validation/lpips_alex'])['step']
   assert set(os.listdir(os.path.join(workdir, 'checkpoints'))) == {str(best), '4', '5'}
   assert runs.rows(workdir)[-1]['step'] == 6 and runs.rows(workdir)[-1]['nonfinite_losses'] > 0
   assert os.listdir(os.path.join(workdir, 'plugins', 'profile')), 'step 8 was profiled'
@@ -201,6 +201,27 @@ def test_says_which_perceptual_network_it_takes(trained, caplog):
   assert 'VGG16' in caplog.text and 'vgg_weights' in caplog.text
 
 
+@pytest.mark.parametrize('fields,warns', [
+    ({}, True), ({'is_fine_tuning': False}, False), ({'train.total_kimg': 2000.0}, False),
+    ({'init_from': 'trained'}, False)])
+def test_fine_tuning_from_nothing_warns(trained, tmp_path, caplog, fields, warns):
+  config = tiny_config()
+  config.is_fine_tuning = True
+  config.update_from_flattened_dict(fields)
+  if config.init_from:
+    config.init_from = trained[0]
+  _fresh(config, str(tmp_path))
+  assert ('begins with random weights and ends after 0.016 kimg' in caplog.text) == warns
+  assert ('\n    --config.init_from=models/celebahq256\n' in caplog.text) == warns
+
+
+def test_a_resumed_run_needs_no_start(trained, caplog):
+  config = trained[1].copy_and_resolve_references()
+  config.is_fine_tuning = True
+  assert int(_fresh(config, trained[0]).step) == 4
+  assert 'random weights' not in caplog.text
+
+
 @pytest.mark.parametrize('field,value,message', [
     ('data_dir', 'missing', 'missing'),
     ('data_dir', '', 'data_dir'),
@@ -211,7 +232,7 @@ def test_says_which_perceptual_network_it_takes(trained, caplog):
     ('train.discriminator_warmup_kimg', -1.0, 'train.discriminator_warmup_kimg'),
     ('train.max_to_keep', 0, 'train.max_to_keep'),
     ('train.freeze_d_blocks', 5, 'train.freeze_d_blocks is 5, and .* has 4 blocks'),
-    ('train.best_metric', 'fid', "train.best_metric is 'fid'; choose among psnr"),
+    ('train.best_metric', 'fid', "train.best_metric is 'fid'; choose among lpips_alex"),
     ('accept_changes', 'sed', "accept_changes has 'sed'; choose among seed"),
     ('augment.pipeline', 'bgx', 'augment.pipeline'),
     ('augment.max_probability', 1.5, 'augment.max_probability is 1.5'),
