@@ -19,8 +19,8 @@ import tqdm
 from input_pipeline.images import load_image, read_size
 from input_pipeline.mask_files import load_mask
 from input_pipeline.sources.folder import find_images
-from mat_jax import image_grid, inference, settings
-from mat_jax.checkpoint import EmaCheckpoint, check_architecture, restore_ema
+from mat_jax import cluster, image_grid, inference, settings
+from mat_jax.checkpoint import EmaCheckpoint, fit_model, restore_ema
 from mat_jax.errors import UserError
 from mat_jax.mask_values import read_mask
 
@@ -115,10 +115,17 @@ def _shrink_known(image: np.ndarray, known: np.ndarray,
 class Inpainter:
   """A generator that completes single pictures."""
 
-  def __init__(self, checkpoint: EmaCheckpoint):
-    """Wraps the averaged generator of a checkpoint."""
+  def __init__(self, checkpoint: EmaCheckpoint, model: ml_collections.ConfigDict | None = None,
+               implementations: str = 'auto'):
+    """Wraps the averaged generator of a checkpoint.
+
+    Args:
+      checkpoint: its variables.
+      model: `config.model`, by default the checkpoint's.
+      implementations: `config.implementations`.
+    """
     self.checkpoint = checkpoint
-    self._generator = settings.generator_from_config(checkpoint.model)
+    self._generator = settings.generator_from_config(model or checkpoint.model, implementations)
 
   @classmethod
   def from_checkpoint(cls, path: str) -> 'Inpainter':
@@ -279,13 +286,14 @@ def inpaint_files(config: ml_collections.ConfigDict, workdir: str) -> None:
   pairs = match_files(options.images, options.masks)
   for pair in pairs:
     _check_pair(*pair)
-  inpainter = Inpainter.from_checkpoint(options.checkpoint or workdir)
-  check_architecture(
-      inpainter.checkpoint.model, config.model, inpainter.checkpoint.path)
+  checkpoint = restore_ema(options.checkpoint or workdir)
+  model = fit_model(config.model, checkpoint.model, checkpoint.path)
+  inpainter = Inpainter(checkpoint, model, config.implementations)
   output = options.output or os.path.join(workdir, 'inpaint')
   os.makedirs(output, exist_ok=True)
   own = pairs[jax.process_index()::jax.process_count()]
   failures = _inpaint_pairs(inpainter, own, options, output)
+  cluster.barrier('inpaint its images')
   logging.info('Inpainted %d images into %s.', len(own) - len(failures), output)
   if failures:
     more = f' (and {len(failures) - 1} more, see above)' if len(failures) > 1 else ''
