@@ -107,7 +107,7 @@ def complete_split(
   """
   mesh = sharding.make_mesh()
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
-  variables, models = jax.device_put((variables, models), sharding.replicated(mesh))
+  variables, models = sharding.replicate((variables, models), mesh)
   step = batching.FittingBatches(functools.partial(
       _make_step(generator, mesh, config.eval.truncation_psi), variables, models), mesh)
   portraits, masks = from_config.open_evaluation(config, split, mask_set)

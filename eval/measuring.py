@@ -92,7 +92,7 @@ def _features(networks: Mapping[str, Any], images: jax.Array) -> dict[str, jax.A
 
 def measure_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.ndarray]], Any]:
   """A function that measures batches of {'real', system, ..., perhaps 'hole'}; see `measure`."""
-  models = jax.device_put(models, sharding.replicated(mesh))
+  models = sharding.replicate(models, mesh)
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def step(models: Models, batch: dict[str, jax.Array]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def feature_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.nda
 
   It returns {'features': {network: float32 [n, d]}} and what else is in the batch.
   """
-  networks = jax.device_put(dict(models.features), sharding.replicated(mesh))
+  networks = sharding.replicate(dict(models.features), mesh)
 
   def step(networks: Mapping[str, Any], batch: dict[str, jax.Array]) -> dict[str, Any]:
     rest = {name: value for name, value in batch.items() if name != 'image'}

@@ -111,7 +111,7 @@ class Step:
       self._take(self._sizes[1:])
       logging.warning('The devices have no room for the step after all; going on with '
                       'microbatches of %d images.', self.settings.microbatch)
-      state = jax.device_put(copy, sharding.replicated(self._mesh))
+      state = sharding.replicate(copy, self._mesh)
       del copy
       self.prepare(state, features, batch, freeze_generator)
       return self(state, features, batch, freeze_generator)

@@ -5,6 +5,7 @@ Explicit axis types would have to be carried through the window reshapes, hence
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -52,6 +53,29 @@ def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of parameters: a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Puts the same arrays on every device.
+
+  On several processes `jax.device_put` begins with a collective that compares them, which gives
+  up when the processes come at different times; here each takes its own for granted.
+
+  Args:
+    tree: of arrays, the same on every process; what is on the devices already stays there.
+    mesh: the devices.
+  """
+  target = replicated(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, target)
+
+  def put(x: Any) -> jax.Array:
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(target, x.ndim):
+      return x
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, target, lambda index: host[index])
+
+  return jax.tree.map(put, tree)
 
 
 def by_batch(mesh: Mesh) -> NamedSharding:

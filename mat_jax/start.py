@@ -111,7 +111,7 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
   else:
     state = create(key)
     if config.init_from:
-      state = _take_over(config, state, replicated)
+      state = _take_over(config, state, mesh)
     elif config.is_fine_tuning and config.train.total_kimg < _FEWEST_KIMG:
       _warn_of_scratch(config.train.total_kimg)
   _log_parameters('generator', state.g_params)
@@ -134,7 +134,7 @@ def _log_parameters(name: str, params: Any) -> None:
 
 
 def _take_over(config: ml_collections.ConfigDict, state: TrainState,
-               replicated: jax.sharding.Sharding) -> TrainState:
+               mesh: Mesh) -> TrainState:
   """A fresh state with the networks of `config.init_from`."""
   found = restore_networks(config.init_from)
   logging.info('Starting from the networks of %s.', found.path)
@@ -144,4 +144,4 @@ def _take_over(config: ml_collections.ConfigDict, state: TrainState,
     logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
                     'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
     fields['warmup_images'] = np.int32(round(warmup * 1000))
-  return state.replace(**jax.device_put(fields, replicated))
+  return state.replace(**sharding.replicate(fields, mesh))

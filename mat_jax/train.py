@@ -70,7 +70,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str, validate: Validate |
         start.microbatch_until_now(config, workdir),
         lambda size: checkpoints.describe(microbatch=size))
     run = Run(config, mesh, networks, step,
-              jax.device_put(features, sharding.replicated(mesh)), stream, samples, validate,
+              sharding.replicate(features, mesh), stream, samples, validate,
               checkpoints, records, preemption)
     return Loop(run, int(state.step)).run(state)
 

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import hlo_text
 from configs import demo
 from input_pipeline import from_config
-from mat_jax import cluster, phases, programs, settings, sharding, train_step
+from mat_jax import cluster, compilation_cache, phases, programs, settings, sharding, train_step
 
 BATCH = 32  # four images on each of eight devices
 
@@ -69,12 +69,15 @@ def gradients(devices, state, **train):
       found[name] = context.last
     return found
 
-  state = jax.device_put(state, sharding.replicated(mesh))
+  state = sharding.replicate(state, mesh)
   batch = make_batch()
-  if len(devices) > len(jax.local_devices()):
+  spans_processes = len(devices) > len(jax.local_devices())
+  if spans_processes:
     share = BATCH // jax.process_count()
     start = share * jax.process_index()
     batch = {name: x[start:start + share] for name, x in batch.items()}
+  if spans_processes:
+    run = programs.Program(run, 'the gradients')
   return jax.device_get(run(state, sharding.to_global(batch, mesh)))
 
 
@@ -183,6 +186,7 @@ def run_collectives():
 def run_processes(coordinator, process_id):
   """Gradients on four devices of two processes against those on one device."""
   cluster.join(coordinator, 2, int(process_id))
+  compilation_cache.enable(None, jax.process_index())
   state = initial_state()
   found = gradients(jax.devices(), state)
   if jax.process_index():
