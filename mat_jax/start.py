@@ -133,8 +133,7 @@ def _log_parameters(name: str, params: Any) -> None:
       params, include_stats=False, msg=f'Parameters of the {name}', jax_logging_process=0)
 
 
-def _take_over(config: ml_collections.ConfigDict, state: TrainState,
-               mesh: Mesh) -> TrainState:
+def _take_over(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
   """A fresh state with the networks of `config.init_from`."""
   found = restore_networks(config.init_from)
   logging.info('Starting from the networks of %s.', found.path)

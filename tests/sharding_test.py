@@ -16,6 +16,18 @@ def test_a_batch_lies_on_the_mesh_unchanged():
   np.testing.assert_array_equal(placed, batch['image'])
 
 
+def test_replicated_arrays_are_the_same_on_every_device(monkeypatch):
+  mesh, tree = sharding.make_mesh(), {'kernel': np.arange(6.0).reshape(2, 3), 'count': np.int32(3)}
+  alone = sharding.replicate(tree, mesh)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'device_put', None)  # it would ask the other processes
+  placed = sharding.replicate(tree, mesh)
+  for name, value in tree.items():
+    assert placed[name].sharding == alone[name].sharding == sharding.replicated(mesh)
+    np.testing.assert_array_equal(placed[name], value)
+  assert sharding.replicate(placed, mesh)['kernel'] is placed['kernel']
+
+
 def test_a_batch_that_the_devices_do_not_divide_is_named():
   class FourDevices:
     devices = np.zeros(4)
