@@ -1,6 +1,7 @@
 """Trains, evaluates and inpaints with MAT.
 
-  python main.py --config=configs/wikiart.py --workdir=runs/wikiart
+  python main.py --config=configs/wikiart.py --workdir=runs/wikiart \
+      --config.init_from=models/celebahq256
   python main.py --config=configs/wikiart.py --workdir=runs/wikiart --mode=eval
   python main.py --config=configs/wikiart.py --workdir=runs/wikiart --mode=inpaint \
       --config.inpaint.images=photos --config.inpaint.masks=masks

@@ -49,7 +49,7 @@ def mask_sets(options: ml_collections.ConfigDict) -> list[str]:
   """The sets of masks that `config.eval` asks for: 'files', or names of presets.
 
   Raises:
-    UserError: none.
+    UserError: it asks for no set.
   """
   if options.mask_dir:
     return [FILES]

@@ -1,0 +1,63 @@
+"""What the documentation names is there, and what there is of networks is named."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+from configs import base
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_TEXTS = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
+# What the others are made of is found from here.
+_NETWORKS = ('generator', 'discriminator', 'inference', 'feature_nets', 'inception',
+             'vision_transformer')
+
+
+def _imported(module):
+  """The modules of `mat_jax` that one of them imports."""
+  tree = ast.parse((_ROOT / 'mat_jax' / f'{module}.py').read_text(encoding='utf-8'))
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module == 'mat_jax':
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('mat_jax.'):
+      yield node.module.removeprefix('mat_jax.')
+
+
+def test_every_module_of_the_networks_is_described():
+  found, left = set(), list(_NETWORKS)
+  while left:
+    module = left.pop()
+    if module not in found:
+      found.add(module)
+      left += _imported(module)
+  table = [line for line in (_ROOT / 'docs' / 'networks.md').read_text(
+      encoding='utf-8').splitlines() if line.startswith('| `mat_jax/')]
+  named = set(re.findall(r'(\w+)\.py', '\n'.join(line.split('|')[1] for line in table)))
+  assert named == found - {'errors'}
+
+
+@pytest.mark.parametrize('text', _TEXTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(text):
+  content = text.read_text(encoding='utf-8')
+  for target in re.findall(r'\]\((?!https?:)([^)#]+)', content):
+    assert (text.parent / target).exists(), target
+
+
+def _fields(tree, prefix=''):
+  """Dotted names of the leaves of a config."""
+  return set().union(*(
+      _fields(value, f'{prefix}{name}.') if isinstance(value, dict) else {f'{prefix}{name}'}
+      for name, value in tree.items()))
+
+
+@pytest.mark.parametrize('text', _TEXTS, ids=lambda path: path.name)
+def test_commands_name_what_there_is(text):
+  content = text.read_text(encoding='utf-8')
+  fields = _fields(base.get_config().to_dict())
+  assert set(re.findall(r'--config\.([\w.]+)=', content)) <= fields
+  for name in re.findall(r'--config=(configs/\S+)', content):
+    assert (_ROOT / name).exists(), name
+  for module in re.findall(r'python -m (\w+\.\w+)', content):
+    assert (_ROOT / f'{module.replace(".", "/")}.py').exists(), module
