@@ -102,7 +102,8 @@ def _wakeup(watch: _Watch) -> Iterator[None]:
   thread = threading.Thread(target=_read, args=(reader, watch), name='signals', daemon=True)
   thread.start()
   signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-  os.register_at_fork(after_in_child=watch.forget)
+  if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=watch.forget)
   try:
     yield
   finally:
