@@ -90,7 +90,7 @@ def found_by_first(find: Callable[[], int | None], path: str) -> int | None:
   code = -2 if failure else -1 if number is None else number
   found = gathered(code)[0]
   if found == -2:
-    raise failure or UnreachableError(path, 'on process 0')
+    raise failure or UnreachableError(path, 'it failed on process 0')
   return found if found >= 0 else None
 
 
@@ -109,7 +109,7 @@ def _read_alike(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainS
     outcome = error
   outcomes = {_OUTCOMES[index] for index in gathered(_OUTCOMES.index(type(outcome)))}
   if UnreachableError in outcomes and not isinstance(outcome, UnreachableError):
-    raise UnreachableError(path, 'on another process')
+    raise UnreachableError(path, 'it failed on another process')
   if len(outcomes) > 1 and UnreachableError not in outcomes:
     raise UserError(f'only some processes can read {path}; the workdir has to be on a disk that '
                     'all of them share')
