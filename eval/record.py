@@ -11,7 +11,7 @@ import os
 from typing import Any, NamedTuple
 
 from eval.statistics import Summary
-from mat_jax import new_files
+from mat_jax import disk, new_files
 from mat_jax.errors import UserError
 from mat_jax.step_directories import FOLDER as STEPS
 
@@ -249,9 +249,13 @@ def read_all(folder: str) -> list[Record]:
 
 def _lines(path: str) -> list[str]:
   """Complete lines of a file; none if there is none."""
-  try:
+
+  def read() -> list[str]:
     with open(path, encoding='utf-8') as file:
       return [line.rstrip('\n') for line in file if line.endswith('\n')]
+
+  try:
+    return disk.retried(read, path)
   except FileNotFoundError:
     return []
   except (OSError, ValueError) as error:

@@ -61,7 +61,7 @@ class Checkpoints:
 
   def __init__(self, workdir: str, meta: Mapping[str, Any], max_to_keep: int,
                best: Best | None = None):
-    """Opens or creates `workdir`/checkpoints, and removes saves that were cut off.
+    """Opens or creates `workdir`/checkpoints, and ends saves and removals that were cut off.
 
     Args:
       workdir: the run's folder.

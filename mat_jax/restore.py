@@ -81,7 +81,7 @@ def found_by_first(find: Callable[[], int | None], path: str) -> int | None:
   code = -2 if failure else -1 if number is None else number
   found = cluster.all_gather('look for checkpoints', code)[0]
   if found == -2:
-    raise failure or UnreachableError(path, 'on process 0')
+    raise failure or UnreachableError(path, 'it failed on process 0')
   return found if found >= 0 else None
 
 
@@ -101,7 +101,7 @@ def _read_alike(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainS
   indices = cluster.all_gather('read a checkpoint', _OUTCOMES.index(type(outcome)))
   outcomes = {_OUTCOMES[index] for index in indices}
   if UnreachableError in outcomes and not isinstance(outcome, UnreachableError):
-    raise UnreachableError(path, 'on another process')
+    raise UnreachableError(path, 'it failed on another process')
   if len(outcomes) > 1 and UnreachableError not in outcomes:
     raise UserError(f'only some processes can read {path}; the workdir has to be on a disk that '
                     'all of them share')

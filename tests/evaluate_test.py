@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import threading
+import time
 
 import numpy as np
 from PIL import Image
@@ -11,7 +13,8 @@ from eval.evaluator import Evaluator
 from eval.measuring import Models
 from eval.pictures import Album
 from input_pipeline import from_config, stream
-from mat_jax import checkpoint, settings, step_directories
+from mat_jax import checkpoint, disk, settings, step_directories
+from mat_jax.disk import DamagedError
 from mat_jax.errors import UserError
 from tests import runs
 
@@ -146,6 +149,67 @@ def test_follow_takes_every_checkpoint_once(trained, config, tmp_path, monkeypat
   assert len(waits) == 3 and len(record.read_all(folder)) == 2, 'there was nothing new'
   with pytest.raises(UserError, match='give the workdir'):
     evaluate.evaluate(changed(small, checkpoint=steps[2]), workdir)
+
+
+def _follow(config, workdir, **fields):
+  """Follows a run without its slowest metrics; returns the (step, source) of all records."""
+  evaluate.evaluate(changed(config, follow=True, follow_secs=0.01, mask_preset='large', lpips='',
+                            features='', masks_per_image=1, save_pictures=0, **fields), workdir)
+  return [(r.step, r.source) for r in record.read_all(os.path.join(workdir, 'eval'))]
+
+
+def _remove_slowly(step, begun, removed):
+  """Removes a step directory as another process does: file by file, the arrays first."""
+  files = [os.path.join(parent, name) for parent, _, names in os.walk(step) for name in names]
+  for file in sorted(files, key=os.path.getsize, reverse=True):
+    os.remove(file)
+    begun[os.path.relpath(file, step).split(os.sep)[0]].set()
+    time.sleep(0.06)
+  shutil.rmtree(step)
+  removed.set()
+
+
+@pytest.mark.parametrize('remove', ['slowly', 'renamed', 'replaced'])
+def test_follow_survives_a_step_that_training_removes_while_it_is_read(
+    trained, config, tmp_path, monkeypatch, remove):
+  workdir = str(shutil.copytree(os.path.join(trained[0], 'checkpoints'),
+                                tmp_path / 'run' / 'checkpoints').parent)
+  step = os.path.join(workdir, 'checkpoints', '2')
+  read_shapes, removed = checkpoint.read_shapes, threading.Event()
+
+  def read_shapes_of_a_step_that_goes(path):
+    if path.startswith(step) and not removed.is_set():
+      if remove == 'slowly':
+        begun = {item: threading.Event() for item in ('ema', 'training', 'meta')}
+        threading.Thread(target=_remove_slowly, args=(step, begun, removed)).start()
+        begun['ema'].wait()
+      else:
+        os.rename(step, step + '.removed')
+        if remove == 'replaced':
+          shutil.copytree(step + '.removed', step)
+        shutil.rmtree(step + '.removed')
+        removed.set()
+        if remove == 'replaced':
+          raise DamagedError('a file of the one before is not there')
+    return read_shapes(path)
+
+  monkeypatch.setattr(checkpoint, 'read_shapes', read_shapes_of_a_step_that_goes)
+  monkeypatch.setattr(disk, 'DELAYS', (0.5, 1.0, 2.0))
+  expected = [4, 2] if remove == 'replaced' else [4]
+  assert [step for step, _ in _follow(config, workdir)] == expected
+  assert removed.is_set()
+
+
+def test_follow_takes_equal_steps_of_another_run(trained, config, tmp_path):
+  for name in ('a', 'b'):
+    shutil.copytree(os.path.join(trained[0], 'checkpoints', '4'),
+                    tmp_path / name / 'checkpoints' / '4')
+  a, b = str(tmp_path / 'a'), str(tmp_path / 'b')
+  assert _follow(config, a) == [(4, '.')]
+  assert _follow(config, a, checkpoint=b) == [(4, '.'), (4, b)]
+  assert _follow(config, a, checkpoint=os.path.join(b, 'checkpoints')) == [(4, '.'), (4, b)]
+  moved = str((tmp_path / 'a').rename(tmp_path / 'moved'))
+  assert _follow(config, moved) == [(4, '.'), (4, b)], 'it was evaluated where it was before'
 
 
 def generator_of(config, workdir):

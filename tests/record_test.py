@@ -4,7 +4,7 @@ import math
 import pytest
 
 from eval import record
-from eval.record import Distance, Group, Record
+from eval.record import Distance, Group, Record, Run
 from eval.statistics import Summary
 from mat_jax.errors import UserError
 
@@ -49,6 +49,39 @@ def test_a_line_for_every_evaluation(tmp_path):
   record.write(make(4, title='step 4', settings={'seed': 1}), folder)
   assert [(r.step, r.unreadable, r.settings['seed']) for r in record.read_all(folder)] == [
       (8, 0, 0), (4, 1, 0), (4, 0, 1)]
+
+
+def test_equal_steps_of_two_runs_have_a_line_each(tmp_path):
+  folder = str(tmp_path)
+  for source in ('.', '/runs/y', '/runs/y'):  # the third again, under another name
+    record.write(make(4, title=f'MAT, {len(record.read_all(folder))}', source=source), folder)
+  assert [(r.title, r.source) for r in record.read_all(folder)] == [
+      ('MAT, 0', '.'), ('MAT, 2', '/runs/y')]
+
+
+def test_a_line_without_a_source_is_of_the_run_of_its_title(tmp_path):
+  record.write(make(4), str(tmp_path))
+  path = tmp_path / 'metrics.jsonl'
+  line = json.loads(path.read_text())
+  del line['source']  # as earlier versions wrote it
+  path.write_text(json.dumps(line) + '\n')
+  (old,) = record.read_all(str(tmp_path))
+  assert old.source is None
+  assert old.run.is_same(Run('MAT, runs/x', '.')) and not old.run.is_same(Run('MAT, runs/y', '.'))
+  record.write(make(4, title='MAT, runs/y', source='/runs/y'), str(tmp_path))
+  record.write(make(4, source='.'), str(tmp_path))
+  assert [r.source for r in record.read_all(str(tmp_path))] == ['/runs/y', '.']
+
+
+def test_a_source_is_the_run_whatever_path_led_to_it(tmp_path):
+  run = tmp_path / 'run'
+  step = run / 'checkpoints' / '4'
+  step.mkdir(parents=True)
+  (tmp_path / 'link').symlink_to(run)
+  for workdir in (run, tmp_path / 'link'):
+    assert record.source_of(str(step), str(workdir)) == '.'
+  assert record.source_of(str(tmp_path / 'link' / 'checkpoints' / '4'), 'elsewhere') == str(run)
+  assert record.source_of(str(tmp_path / 'steps' / '4'), str(run)) == str(tmp_path / 'steps')
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):

@@ -42,6 +42,22 @@ def test_evaluations_with_other_settings_are_left_out(tmp_path):
   assert [one.kimg for one in found.history] == [5.0] and found.left_out == 1
 
 
+def test_evaluations_of_other_runs_are_left_out(tmp_path):
+  """Of two runs with equal steps, the one that was evaluated last makes the curve."""
+  workdir = report_workdir.make(tmp_path / 'run', kimg=(5.0, 10.0), source='/runs/y')
+  record = report_inputs.load(workdir).record
+  for kimg in (5.0, 20.0):
+    report_inputs.record.write(dataclasses.replace(
+        record, kimg=kimg, step=int(8 * kimg), unreadable=7, source='.', title='MAT, run'),
+        os.path.join(workdir, 'eval'))
+  found = report_inputs.load(workdir)
+  assert [(one.kimg, one.unreadable) for one in found.history] == [(5.0, 7), (20.0, 7)]
+  assert found.left_out == 2
+  earlier = dataclasses.replace(record, kimg=30.0, step=240, source=None, title='MAT, run')
+  report_inputs.record.write(earlier, os.path.join(workdir, 'eval'))
+  assert [one.kimg for one in report_inputs.load(workdir).history] == [5.0, 20.0, 30.0]
+
+
 @pytest.mark.parametrize('line', ['{"progress/kimg": 1, "validation/psnr": "high"}', 'no JSON',
                                   '{"progress/kimg": null}', '7'])
 def test_a_broken_row_of_the_training_is_named(tmp_path, line):

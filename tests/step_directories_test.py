@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from mat_jax import checkpoint, checkpoint_items, disk, step_directories
-from mat_jax.disk import UnreachableError
+from mat_jax.disk import DamagedError, UnreachableError
 from mat_jax.errors import UserError
 from mat_jax.step_directories import RemovedError
 from tests.tiny_state import MODEL, save_steps
@@ -136,6 +136,7 @@ def test_a_step_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkey
   def replace():
     step.rename(tmp_path / '2.replaced')
     save_steps(tmp_path, 2)
+    raise DamagedError('a file of the one before is missing')
 
   _Run(monkeypatch, replace)
   assert checkpoint.restore_ema(str(tmp_path)).step == 2
