@@ -4,8 +4,10 @@ They talk through JAX's coordination service, which process 0 runs, and not thro
 of the devices: those give up when one process comes minutes after another, as after compiling.
 """
 
-from collections.abc import Callable, Iterator
+import collections
+from collections.abc import Iterator
 import contextlib
+import itertools
 import sys
 import threading
 import time
@@ -23,6 +25,9 @@ from mat_jax.errors import EXIT_CODE, UserError
 # two lines in the log about whom the others wait for.
 _BEAT, _DEAD_AFTER, _LOG_EVERY = 5.0, 90.0, 30.0
 _POLL = 2.0
+# JAX's own watch, which ends the process by SIGABRT, comes later. Where compiling took longer than
+# its default of 100 s, it was reported to end healthy processes.
+_HEARTBEAT_TIMEOUT = 300
 # Seconds that process 0 gives the others to read why it ends.
 _FAREWELL = 3.0
 _PREFIX = 'mat_jax/'
@@ -49,7 +54,8 @@ def join(coordinator: str | None = None, num_processes: int | None = None,
   # It would take SIGTERM away from `mat_jax.preemption`.
   jax.config.update('jax_enable_preemption_service', False)
   try:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    jax.distributed.initialize(coordinator, num_processes, process_id,
+                               heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT)
   except (ValueError, TypeError, IndexError, RuntimeError) as error:
     reason = str(error).splitlines()[0].rstrip('.')
     raise UserError(f'this process cannot join the others ({reason}); start one on every host, '
@@ -57,7 +63,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None,
                     '--process_id') from error
   if jax.process_count() > 1:
     store = KeyValueStore()
-    threading.Thread(target=_beat, args=(store, jax.process_index()), daemon=True,
+    threading.Thread(target=_watch_others, args=(store, jax.process_index()), daemon=True,
                      name='signs of life').start()
 
 
@@ -80,6 +86,11 @@ class KeyValueStore:
       if 'DEADLINE_EXCEEDED' not in str(error):
         raise
       return None
+
+  def list(self, folder: str) -> dict[str, str]:
+    """The keys FOLDER/NAME that are set: name -> value."""
+    found = self._client.key_value_dir_get(_PREFIX + folder)
+    return {key.rsplit('/', 1)[1]: value for key, value in found}
 
   def count(self, key: str) -> int:
     """Adds one to a counter, and returns it: 1 the first time."""
@@ -152,13 +163,13 @@ def _leave(code: int, reason: str) -> NoReturn:
 
 def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
   """The value that a process sets, which is named in the log while it does not."""
-  pulse = _Pulse(lambda: store.get(f'alive/{process}', _POLL))
+  pulse = _Pulse()
   begun = logged = time.monotonic()
   while (value := store.get(key, _POLL)) is None:
     now = time.monotonic()
     if (reason := store.get(f'gone/{process}', 0.01)) is not None:
       raise LostProcessError(f'process {process} has ended: {reason}')
-    if not pulse.is_alive(now):
+    if not pulse.is_alive(store.get(f'alive/{process}', _POLL), now):
       raise LostProcessError(
           f'process {process} has shown no sign of life for {_DEAD_AFTER:.0f} s, while the others '
           f'wait for it to {name}: it has died, or its network has; look into its log, and start '
@@ -172,23 +183,43 @@ def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
 class _Pulse:
   """Whether another process goes on to give signs of life."""
 
-  def __init__(self, read: Callable[[], str | None]):
-    self._read, self._last, self._changed = read, None, time.monotonic()
+  def __init__(self):
+    self._last, self._changed = None, time.monotonic()
 
-  def is_alive(self, now: float) -> bool:
-    found = self._read()
-    if found != self._last:
-      self._last, self._changed = found, now
+  def is_alive(self, sign: str | None, now: float) -> bool:
+    """Takes note of its newest sign."""
+    if sign != self._last:
+      self._last, self._changed = sign, now
     return now - self._changed < _DEAD_AFTER
 
 
-def _beat(store: KeyValueStore, process: int) -> None:
-  """Gives signs of life until the connection is closed."""
-  number = 0
-  while True:
-    number += 1
+def _watch_others(store: KeyValueStore, index: int) -> None:
+  """Gives signs of life, and ends this process when another one has, wherever it is.
+
+  In a collective it would wait for that one without an end.
+  """
+  pulses: dict[str, _Pulse] = collections.defaultdict(_Pulse)
+  for number in itertools.count():
     try:
-      store.put(f'alive/{process}', str(number))
-    except jax.errors.JaxRuntimeError:
+      store.put(f'alive/{index}', str(number))
+      reason = _trouble(store, str(index), pulses)
+    except jax.errors.JaxRuntimeError:  # the connection is closed in the end
       return
+    if reason:
+      print(f'error: {reason}', file=sys.stderr)
+      sigterm.leave(EXIT_CODE)
     time.sleep(_BEAT)
+
+
+def _trouble(store: KeyValueStore, index: str, pulses: dict[str, _Pulse]) -> str | None:
+  """What is wrong with another process."""
+  for process, reason in store.list('gone').items():
+    if process != index:
+      return f'process {process} has ended: {reason}'
+  now = time.monotonic()
+  for process, sign in store.list('alive').items():
+    if not pulses[process].is_alive(sign, now):
+      return (f'process {process} has shown no sign of life for {_DEAD_AFTER:.0f} s: it has died, '
+              'or its network has; look into its log, and start all processes again: they go on '
+              'from the newest checkpoint')
+  return None

@@ -67,6 +67,23 @@ def test_a_process_that_has_ended_says_why(quick):
     _gather(store, 0, 0, count=2)
 
 
+@pytest.mark.parametrize('key,reason', [
+    ('alive/1', 'process 1 has shown no sign of life'), ('gone/1', 'process 1 has ended: 7')])
+def test_a_process_ends_when_another_one_has_wherever_it_is(quick, monkeypatch, capsys, key, reason):
+  monkeypatch.setattr(cluster, '_BEAT', 0.05)
+
+  def leave(code):
+    raise SystemExit(code)
+
+  monkeypatch.setattr(cluster.sigterm, 'leave', leave)
+  store = FakeStore()
+  store.put(key, '7')
+  with pytest.raises(SystemExit, match='2'):
+    cluster._watch_others(store, 0)
+  assert f'error: {reason}' in capsys.readouterr().err
+  assert int(store.get('alive/0', 0)) > 3 or key == 'gone/1'
+
+
 def test_one_process_waits_for_nobody():
   assert cluster.all_gather('read', 5) == [5]
   cluster.barrier('compile')

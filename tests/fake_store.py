@@ -20,6 +20,11 @@ class FakeStore:
         return None
       return self._values[key]
 
+  def list(self, folder):
+    with self._changed:
+      return {key.rsplit('/', 1)[1]: value for key, value in self._values.items()
+              if key.startswith(folder + '/')}
+
   def count(self, key):
     with self._changed:
       self._values[key] = self._values.get(key, 0) + 1
