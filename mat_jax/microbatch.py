@@ -82,8 +82,10 @@ class Step:
     """
     self.settings = settings
     self._networks, self._mesh, self._chosen = networks, mesh, chosen
-    every = [settings.microbatch] if is_fixed else sizes(settings.batch_size, mesh.devices.size)
-    self._sizes = [size for size in every if at_most is None or size <= at_most] or every[-1:]
+    devices = mesh.devices.size
+    self._sizes = [settings.microbatch] if is_fixed else sizes(settings.batch_size, devices)
+    if at_most is not None and at_most % devices == 0 and not is_fixed:
+      self._sizes = [at_most, *(size for size in self._sizes if size < at_most)]
     self._is_found = self._is_proven = is_fixed
     if is_fixed:
       chosen(settings.microbatch)

@@ -103,11 +103,13 @@ def test_other_errors_stay(monkeypatch):
     step(state, None, None)
 
 
-def test_a_run_keeps_what_it_has_on_a_larger_device_and_halves_it_on_a_smaller(monkeypatch):
-  for limit, expected in ((10**6, 16), (200, 8)):
-    step, _, _ = _make(monkeypatch, limit, at_most=16)
-    step.prepare(_state(), None, None)
-    assert step.settings.microbatch == expected
+@pytest.mark.parametrize('limit,before,expected', [
+    (10**6, 16, 16), (200, 16, 8), (10**6, 12, 12), (200, 12, 8)])
+def test_a_run_keeps_what_it_has_on_a_larger_device_and_halves_it_on_a_smaller(
+    monkeypatch, limit, before, expected):
+  step, _, _ = _make(monkeypatch, limit, at_most=before)
+  step.prepare(_state(), None, None)
+  assert step.settings.microbatch == expected
 
 
 def test_a_fixed_one_is_not_looked_for(monkeypatch):
