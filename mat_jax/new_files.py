@@ -98,6 +98,7 @@ def replaced_directory(path: str) -> Iterator[str]:
           if os.path.isdir(old):
             os.rename(old, target)
           raise
+      shutil.rmtree(old, ignore_errors=True)  # nobody writes there
 
 
 def discard_unfinished() -> None:
