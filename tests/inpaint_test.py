@@ -153,15 +153,17 @@ def files(trained, tmp_path):
 
 
 def test_processes_share_the_images(trained, files, monkeypatch):
-  written = []
+  written, met = [], []
   for index in range(2):
     monkeypatch.setattr('jax.process_count', lambda: 2)
     monkeypatch.setattr('jax.process_index', lambda index=index: index)
+    monkeypatch.setattr(inpaint.cluster, 'barrier', met.append)
     inpaint.inpaint_files(files, trained[0])
     written.append(sorted(os.listdir(files.inpaint.output)))
     for name in written[-1]:
       os.remove(os.path.join(files.inpaint.output, name))
   assert written == [['a.png', 'c.png', 'e.png'], ['b.png', 'd.png']]
+  assert met == ['inpaint its images'] * 2, 'each waits for the other in the end'
 
 
 @pytest.mark.parametrize('shared', [False, True])
