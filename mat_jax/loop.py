@@ -161,7 +161,8 @@ class Loop:
     """Prepares for a step, which takes the state's memory: a slow one leaves a copy behind."""
     if self._step_seconds > _SLOW_STEP:
       self._watch.catch_up()
-      self._offer(jax.tree.map(np.array, jax.device_get(state)), None)
+      copy = jax.tree.map(np.array, jax.device_get(state))
+      self._run.preemption.keep(Rescue(functools.partial(self._rescue, copy, None, None)))
     else:
       self._run.preemption.withdraw()
 

@@ -60,6 +60,7 @@ class Preemption:
     self._seconds, self._processes = seconds, processes
     self._changed = threading.Condition()
     self._rescue: Rescue | None = None
+    self._older: Rescue | None = None
     self._stepping = self._stopping = self._ended = False
     self._undo = contextlib.ExitStack()
 
@@ -72,7 +73,11 @@ class Preemption:
 
     Before the first offer there is nothing to lose.
     """
-    self._set(rescue=None, stepping=self._stepping or self._rescue is not None)
+    self._set(rescue=None, older=None, stepping=self._stepping or self._rescue is not None)
+
+  def keep(self, older: Rescue) -> None:
+    """In place of `withdraw` before a slow step: saves this until the next offer is ready."""
+    self._set(rescue=None, older=older, stepping=True)
 
   def has_to_stop(self, step: int) -> bool:
     """Whether the run ends after so many steps, on every process alike; ask before each step."""
@@ -126,19 +131,24 @@ class Preemption:
     begun = time.monotonic()
     while not self._ended:
       waited = time.monotonic() - begun
-      if not self._stopping and not self._stepping:
-        if self._rescue is None and waited > _IDLE_GRACE:
-          return False
-        if self._rescue is not None and waited > _GRACE and self._rescue.is_ready():
-          return False
+      is_idle = self._rescue is None and not self._stepping and not self._stopping
+      if is_idle and waited > _IDLE_GRACE:
+        return False
+      if waited > (self._seconds / 2 if self._stopping else _GRACE) and self._newest() is not None:
+        return False
       self._changed.wait(_POLL)
     return True
 
+  def _newest(self) -> Rescue | None:
+    """What can be saved now."""
+    return self._rescue if self._rescue is not None and self._rescue.is_ready() else self._older
+
   def _save_and_leave(self) -> None:
-    if self._rescue is None:
+    newest = self._newest()
+    if newest is None:
       logging.info('Stopped by a signal, with nothing to save.')
     elif self._processes is None or self._processes.is_first:
-      self._rescue.save()
+      newest.save()
     if self._processes is not None:
       self._processes.leave_together(self._seconds)
     sigterm.leave(0)

@@ -88,6 +88,23 @@ with Preemption() as preemption:
   preemption.withdraw()
   say('stepping')
 ''',
+    # A copy of the state before a slow step; the devices do not finish it in time.
+    'a slow step': '''
+with Preemption() as preemption:
+  preemption.keep(Rescue(lambda: save('copy')))
+  preemption.offer(Rescue(lambda: save('new'), lambda: False))
+  say('ready')
+  block(15)
+''',
+    'a slow step while it stops': '''
+with Preemption(13) as preemption:
+  preemption.keep(Rescue(lambda: save('copy')))
+  preemption.offer(Rescue(lambda: save('new'), lambda: False))
+  say('ready')
+  block(1)
+  preemption.has_to_stop(1)
+  block(15)
+''',
     'a step without end': '''
 with Preemption(7) as preemption:
   preemption.offer(Rescue(lambda: save('old')))
@@ -156,6 +173,8 @@ def outcomes():
     ('amid a step', ['rescued'], 0, 7.9, 12),
     ('a step that the devices compute', ['rescued'], 0, 7.5, 12),
     ('back while it is saved', ['rescued'], 0, 7.9, 12),
+    ('a slow step', ['copy'], 0, 4.9, 12),
+    ('a slow step while it stops', ['copy'], 0, 6.4, 12),
     ('a step without end', [], 143, 6.9, 12),
     ('a save without end', [], 143, 6.9, 12),
     ('after the end', [], -signal.SIGTERM, 0, 8),
