@@ -38,7 +38,7 @@ _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes, elsewhere.')
 _CACHE = flags.DEFINE_string(
     'compilation_cache', None, "Folder of compiled programs, '' for none; by default "
-    "JAX_COMPILATION_CACHE_DIR, or mat-jax/programs in the user's cache folder.")
+    "JAX_COMPILATION_CACHE_DIR, or mat-jax/compilation_cache in the user's cache folder.")
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which one this is, elsewhere.')
 
 
