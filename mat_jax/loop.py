@@ -109,7 +109,7 @@ class Loop:
     """Prepares a sitting that begins after `step` steps."""
     train = run.config.train
     self._run, self._schedule = run, Schedule.from_config(train)
-    self._step_seconds = 0.0
+    self._step_seconds, self._is_stopped = 0.0, False
     self._watch = LossWatch(train.max_nonfinite_steps)
     self._clock = status.Clock(step, self._schedule.total, train.batch_size)
     self._profile = periodic_actions.Profile(
@@ -141,6 +141,7 @@ class Loop:
     if step < schedule.total or is_unreported(state):
       self._save(state)
       logging.info(_STOPPED, step)
+      self._is_stopped = True
     return state
 
   def _step(self, state: TrainState, step: int, freeze_generator: bool) -> TrainState:
@@ -184,7 +185,8 @@ class Loop:
     self._run.records.flush()
     self._run.checkpoints.save(state, metrics)
     self._run.checkpoints.wait()
-    logging.info(_STOPPED, int(state.step))
+    if not self._is_stopped:  # else the other thread only waited for its own save
+      logging.info(_STOPPED, int(state.step))
 
   def _tick(self, state: TrainState, step: int) -> TrainState:
     """Reports the steps since the last tick and clears their sums.
