@@ -33,15 +33,12 @@ _FAREWELL = 3.0
 _PREFIX = 'mat_jax/'
 
 
-class LostProcessError(Exception):
-  """Another process has died, or cannot be reached; the text says which."""
-
-
 def join(coordinator: str | None = None, num_processes: int | None = None,
          process_id: int | None = None) -> None:
   """Connects this process with the others; call before anything asks for devices.
 
-  On a TPU pod, under SLURM and under Open MPI the arguments are found in the environment.
+  On a TPU pod, under SLURM and under Open MPI the arguments are found in the environment. From now
+  on a process that has died, or has ended with an error, ends the others, which name it.
 
   Args:
     coordinator: 'HOST:PORT' of process 0, the same everywhere.
@@ -110,10 +107,8 @@ def all_gather(name: str, value: int = 0, store: KeyValueStore | None = None,
     process_count: how many there are.
 
   Returns:
-    One value for each process, in order.
-
-  Raises:
-    LostProcessError: one of them has died meanwhile.
+    One value for each process, in order. If one of them dies meanwhile, this process is ended, see
+    `join`.
   """
   count = jax.process_count() if process_count is None else process_count
   if count == 1:
@@ -143,7 +138,7 @@ def ending_together() -> Iterator[None]:
   try:
     yield
     barrier('finish')
-  except (UserError, LostProcessError) as error:
+  except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     _leave(EXIT_CODE, str(error))
   except Exception as error:
@@ -163,17 +158,9 @@ def _leave(code: int, reason: str) -> NoReturn:
 
 def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
   """The value that a process sets, which is named in the log while it does not."""
-  pulse = _Pulse()
   begun = logged = time.monotonic()
   while (value := store.get(key, _POLL)) is None:
     now = time.monotonic()
-    if (reason := store.get(f'gone/{process}', 0.01)) is not None:
-      raise LostProcessError(f'process {process} has ended: {reason}')
-    if not pulse.is_alive(store.get(f'alive/{process}', _POLL), now):
-      raise LostProcessError(
-          f'process {process} has shown no sign of life for {_DEAD_AFTER:.0f} s, while the others '
-          f'wait for it to {name}: it has died, or its network has; look into its log, and start '
-          'all processes again: they go on from the newest checkpoint')
     if now - logged >= _LOG_EVERY:
       logged = now
       logging.info('Waiting for process %d to %s, for %.0f s now.', process, name, now - begun)
@@ -184,9 +171,9 @@ class _Pulse:
   """Whether another process goes on to give signs of life."""
 
   def __init__(self):
-    self._last, self._changed = None, time.monotonic()
+    self._last, self._changed = '', time.monotonic()
 
-  def is_alive(self, sign: str | None, now: float) -> bool:
+  def is_alive(self, sign: str, now: float) -> bool:
     """Takes note of its newest sign."""
     if sign != self._last:
       self._last, self._changed = sign, now
@@ -212,10 +199,12 @@ def _watch_others(store: KeyValueStore, index: int) -> None:
 
 
 def _trouble(store: KeyValueStore, index: str, pulses: dict[str, _Pulse]) -> str | None:
-  """What is wrong with another process."""
-  for process, reason in store.list('gone').items():
-    if process != index:
-      return f'process {process} has ended: {reason}'
+  """What is wrong with another process, unless this one is about to end itself."""
+  gone = store.list('gone')
+  if index in gone:
+    return None
+  for process, reason in gone.items():
+    return f'process {process} has ended: {reason}'
   now = time.monotonic()
   for process, sign in store.list('alive').items():
     if not pulses[process].is_alive(sign, now):

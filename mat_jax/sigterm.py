@@ -34,10 +34,11 @@ def calls(react: Callable[[], None]) -> Iterator[None]:
     yield
     return
   watch = _Watch(react)
-  with contextlib.ExitStack() as undo:
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: watch.notice())
+  with _wakeup(watch) as is_read, contextlib.ExitStack() as undo:
+    # A handler that starts a thread could interrupt the start of another one.
+    handler = (lambda number, frame: None) if is_read else (lambda number, frame: watch.notice())
+    previous = signal.signal(signal.SIGTERM, handler)
     undo.callback(signal.signal, signal.SIGTERM, previous or signal.SIG_DFL)
-    undo.enter_context(_wakeup(watch))
     undo.callback(watch.end)
     yield
 
@@ -90,12 +91,12 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _wakeup(watch: _Watch) -> Iterator[None]:
-  """Has a thread read the wakeup descriptor, unless it is someone else's."""
+def _wakeup(watch: _Watch) -> Iterator[bool]:
+  """Has a thread read the wakeup descriptor, unless it is someone else's; yields whether."""
   other = signal.set_wakeup_fd(-1)
   if other != -1:
     signal.set_wakeup_fd(other)
-    yield
+    yield False
     return
   reader, writer = socket.socketpair()  # Windows takes no pipe
   writer.setblocking(False)
@@ -105,7 +106,7 @@ def _wakeup(watch: _Watch) -> Iterator[None]:
   if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=watch.forget)
   try:
-    yield
+    yield True
   finally:
     signal.set_wakeup_fd(-1)
     writer.close()

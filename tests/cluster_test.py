@@ -33,38 +33,10 @@ def test_all_processes_get_the_values_of_all_in_order(quick):
 
 def test_the_log_says_for_whom_they_wait(quick, caplog):
   store = FakeStore()
-  store.put('alive/1', '1')
   with caplog.at_level(logging.INFO), futures.ThreadPoolExecutor(2) as pool:
     found = list(pool.map(lambda i: _gather(store, i, i, 'compile the step', 2, 0.3 * i), range(2)))
   assert found == [[0, 1]] * 2
   assert 'Waiting for process 1 to compile the step, for 0 s now.' in caplog.text
-
-
-def test_signs_of_life_are_waited_for_as_long_as_they_come(quick):
-  store = FakeStore()
-  with futures.ThreadPoolExecutor(1) as pool:
-    waiting = pool.submit(_gather, store, 0, 0, count=2)
-    for beat in range(10):
-      store.put('alive/1', str(beat))
-      time.sleep(0.15)
-    assert not waiting.done()
-    _gather(store, 1, 1, count=2)
-    assert waiting.result(10) == [0, 1]
-
-
-def test_a_process_that_has_died_is_named(quick):
-  store = FakeStore()
-  store.put('alive/1', '7')
-  with pytest.raises(cluster.LostProcessError, match='process 1 has shown no sign of life for .* '
-                     'while the others wait for it to compile the step'):
-    _gather(store, 0, 0, 'compile the step', 2)
-
-
-def test_a_process_that_has_ended_says_why(quick):
-  store = FakeStore()
-  store.put('gone/1', 'photos does not exist')
-  with pytest.raises(cluster.LostProcessError, match='process 1 has ended: photos does not exist'):
-    _gather(store, 0, 0, count=2)
 
 
 @pytest.mark.parametrize('key,reason', [
@@ -82,6 +54,29 @@ def test_a_process_ends_when_another_one_has_wherever_it_is(quick, monkeypatch, 
     cluster._watch_others(store, 0)
   assert f'error: {reason}' in capsys.readouterr().err
   assert int(store.get('alive/0', 0)) > 3 or key == 'gone/1'
+
+
+@pytest.mark.parametrize('ends', ['with signs of life', 'by itself'])
+def test_a_process_goes_on_while_the_others_live(quick, monkeypatch, ends):
+  """Until the connection is closed; an error of its own it has told already."""
+  monkeypatch.setattr(cluster, '_BEAT', 0.05)
+  store, turns = FakeStore(), iter(range(30))
+
+  def beat(seconds):
+    if (turn := next(turns, None)) is None:
+      raise jax.errors.JaxRuntimeError('CANCELLED: the connection is closed')
+    if ends == 'with signs of life':
+      store.put('alive/1', str(turn))
+    elif turn == 10:
+      store.put('gone/0', 'photos does not exist')
+      store.put('gone/1', 'photos does not exist')
+    real_sleep(seconds)
+
+  real_sleep = time.sleep
+  monkeypatch.setattr(cluster.sigterm, 'leave', pytest.fail)
+  monkeypatch.setattr(cluster.time, 'sleep', beat)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='closed'):
+    cluster._watch_others(store, 0)
 
 
 def test_one_process_waits_for_nobody():
