@@ -28,7 +28,7 @@ _POLL = 2.0
 # JAX's own watch, which ends the process by SIGABRT, comes later. Where compiling took longer than
 # its default of 100 s, it was reported to end healthy processes.
 _HEARTBEAT_TIMEOUT = 300
-# Seconds that process 0 gives the others to read why it ends.
+# Seconds that process 0 waits for the others to end before it does.
 _FAREWELL = 3.0
 _PREFIX = 'mat_jax/'
 
@@ -127,10 +127,10 @@ def barrier(name: str) -> None:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-  """In its `with` block, an error of one process ends them all, and success waits for the others.
+  """With its `with` block all processes end: in success together, or by the error of one.
 
-  An exit in the usual way would wait minutes for processes that wait for this one. On one
-  process the block does nothing.
+  An exit in the usual way would wait minutes for processes that wait for this one, and abort
+  where a thread waits for JAX's coordination service. On one process the block does nothing.
   """
   if jax.process_count() == 1:
     yield
@@ -138,22 +138,38 @@ def ending_together() -> Iterator[None]:
   try:
     yield
     barrier('finish')
+    leave(0, KeyValueStore(), jax.process_index(), jax.process_count())
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
-    _leave(EXIT_CODE, str(error))
+    _fail(EXIT_CODE, str(error))
   except Exception as error:
     traceback.print_exc()
-    _leave(1, f'{type(error).__name__}: {error}')
+    _fail(1, f'{type(error).__name__}: {error}')
 
 
-def _leave(code: int, reason: str) -> NoReturn:
-  """Ends this process, and tells the others why."""
-  index = jax.process_index()
-  with contextlib.suppress(jax.errors.JaxRuntimeError):
-    KeyValueStore().put(f'gone/{index}', ' '.join(reason.split()))
-  if index == 0:
-    time.sleep(_FAREWELL)  # its end would end those that have not read that
+def leave(code: int, store: KeyValueStore, index: int, count: int) -> NoReturn:
+  """Ends this process; process 0 after the others, as it runs the coordination service.
+
+  Args:
+    code: the exit code.
+    store: of the processes.
+    index: which process this is.
+    count: how many there are.
+  """
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # the connection may be lost
+    store.put(f'left/{index}')
+    deadline = time.monotonic() + _FAREWELL
+    for other in range(1, count if index == 0 else 0):
+      store.get(f'left/{other}', max(0.1, deadline - time.monotonic()))
   sigterm.leave(code)
+
+
+def _fail(code: int, reason: str) -> NoReturn:
+  """Ends this process, and tells the others why."""
+  store, index = KeyValueStore(), jax.process_index()
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    store.put(f'gone/{index}', ' '.join(reason.split()))
+  leave(code, store, index, jax.process_count())
 
 
 def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
@@ -194,7 +210,7 @@ def _watch_others(store: KeyValueStore, index: int) -> None:
       return
     if reason:
       print(f'error: {reason}', file=sys.stderr)
-      sigterm.leave(EXIT_CODE)
+      leave(EXIT_CODE, store, index, jax.process_count())
     time.sleep(_BEAT)
 
 

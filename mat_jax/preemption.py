@@ -21,8 +21,6 @@ from mat_jax import cluster, sigterm
 # Seconds that the main thread has to end by itself, without and with progress to save.
 _IDLE_GRACE, _GRACE = 2.0, 5.0
 _POLL = 0.05
-# Seconds that process 0 waits for the others to end before it does, which would end them.
-_FAREWELL = 3.0
 _SIGNALLED = 128 + 15  # the exit code of a program that SIGTERM has ended
 
 
@@ -205,22 +203,16 @@ class Processes:
                        for other in range(self._count))
 
   def leave_together(self, seconds: float) -> None:
-    """Ends this process: once process 0 has saved, and that one after the others.
-
-    Its end would end the others, as it runs the coordination service.
+    """Ends this process once process 0 has saved, and that one after the others.
 
     Args:
       seconds: to wait for process 0.
     """
     if self.is_first:
       self._store.put('preemption/saved')
-      deadline = time.monotonic() + _FAREWELL
-      for other in range(1, self._count):
-        self._store.get(f'preemption/left/{other}', max(0.1, deadline - time.monotonic()))
     else:
       self._store.get('preemption/saved', seconds)
-      self._store.put(f'preemption/left/{self._index}')
-    sigterm.leave(0)
+    cluster.leave(0, self._store, self._index, self._count)
 
   def _listen(self, react: Callable[[], None]) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the connection is closed in the end

@@ -84,19 +84,38 @@ def test_one_process_waits_for_nobody():
   cluster.barrier('compile')
 
 
-def test_an_error_ends_all_processes(quick, monkeypatch, capsys):
-  store, left = FakeStore(), []
+@pytest.mark.parametrize('error,code,reason,printed', [
+    (None, 0, None, ''), (UserError('photos does not exist'), 2, 'photos does not exist',
+                          'error: photos does not exist\n'),
+    (KeyError('a mistake of ours'), 1, "KeyError: 'a mistake of ours'", 'Traceback')])
+def test_all_processes_end_alike(quick, monkeypatch, capsys, error, code, reason, printed):
+  store = FakeStore()
+  store.put('left/1')
+  store.put('gather/finish/1/1', '0')
+
+  def leave(code):
+    raise SystemExit(code)
+
   monkeypatch.setattr(cluster, 'KeyValueStore', lambda: store)
-  monkeypatch.setattr(cluster, '_FAREWELL', 0.0)
-  monkeypatch.setattr(cluster.sigterm, 'leave', left.append)
+  monkeypatch.setattr(cluster.sigterm, 'leave', leave)
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  with cluster.ending_together():
-    raise UserError('photos does not exist')
-  assert left == [2] and store.get('gone/0', 0) == 'photos does not exist'
-  assert capsys.readouterr().err == 'error: photos does not exist\n'
-  with cluster.ending_together():
-    raise KeyError('a mistake of ours')
-  assert left == [2, 1] and 'Traceback' in capsys.readouterr().err
+  with pytest.raises(SystemExit) as ended, cluster.ending_together():
+    if error:
+      raise error
+  assert ended.value.code == code and store.get('gone/0', 0) == reason
+  assert capsys.readouterr().err.startswith(printed)
+
+
+def test_process_0_waits_for_the_others_to_leave(monkeypatch):
+  left, store = [], FakeStore()
+  monkeypatch.setattr(cluster.sigterm, 'leave', left.append)
+  with futures.ThreadPoolExecutor(1) as pool:
+    first = pool.submit(cluster.leave, 0, store, 0, 2)
+    time.sleep(0.2)
+    assert not left
+    cluster.leave(5, store, 1, 2)
+    first.result(10)
+  assert left == [5, 0]
 
 
 def test_on_one_process_errors_stay():
