@@ -10,9 +10,22 @@ proportion of training, 1 to 15. MFU is the operations that the mathematics need
 (`benchmarks.analytic`) over what the devices could do in that time. Memory is the largest of a
 device so far, without statistics of the device that of the process. Then the generator alone
 completes images. The last line is JSON; higher images/s are better.
+
+Most of the time goes into compiling, which takes a core or two and hardly the device. So several
+cases can be compiled side by side into JAX's cache, and timed in turn by processes of their own:
+
+  export JAX_COMPILATION_CACHE_DIR=programs XLA_PYTHON_CLIENT_PREALLOCATE=false
+  for size in 8 16 32; do
+    python -m benchmarks.device --batch_sizes=$size --generate= --compile_only &
+  done; wait
+  for size in 8 16 32; do
+    python -m benchmarks.device --batch_sizes=$size --generate= --turn=device.lock &
+  done; wait
 """
 
 from collections.abc import Callable, Iterable, Iterator
+import fcntl
+import functools
 import json
 import os
 import resource
@@ -25,10 +38,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import abstract_step, analytic, device_peaks
-from mat_jax import settings, sharding
+from benchmarks import abstract_step, analytic, device_kernels, device_peaks
+from mat_jax import programs, settings, sharding
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.train_state import create
 
 Tree = Any
 Row = dict[str, Any]
@@ -44,12 +56,25 @@ _IMPLEMENTATIONS = flags.DEFINE_string('implementations', 'auto', 'See configs/b
 _REMAT = flags.DEFINE_bool('remat', False, 'Blocks compute their activations again.',
     flag_values=_FLAGS)
 _BATCH_SIZES = flags.DEFINE_list(
-    'batch_sizes', [], 'Global batches to train with; by default 4 per device, doubled.',
+    'batch_sizes', None,
+    'Global batches to train with, empty for none; by default 4 per device, doubled.',
     flag_values=_FLAGS)
 _GENERATE = flags.DEFINE_list('generate', ['1', '8', '32'], 'Batches to complete; empty for none.',
     flag_values=_FLAGS)
 _STEPS = flags.DEFINE_integer('steps', 10, 'Most steps of each kind to time.', flag_values=_FLAGS)
 _SECONDS = flags.DEFINE_float('seconds', 600.0, 'After so many, no further batch is begun.',
+    flag_values=_FLAGS)
+_TFLOP = flags.DEFINE_float('tflop_per_image', None,
+    'Operations of a step for each image, as another run printed them; by default they are '
+    'counted, which takes some tens of seconds.', flag_values=_FLAGS)
+_COMPILE_ONLY = flags.DEFINE_bool('compile_only', False,
+    'Fills the compilation cache (JAX_COMPILATION_CACHE_DIR) and times nothing.',
+    flag_values=_FLAGS)
+_TURN = flags.DEFINE_string('turn', None,
+    'A file that is locked from the first use of the devices to the end of the process, after '
+    'others that wait for it.', flag_values=_FLAGS)
+_KERNELS = flags.DEFINE_string('kernels', None,
+    'File for the most expensive kernels of a step without R1 at the last batch, as JSON.',
     flag_values=_FLAGS)
 
 
@@ -133,20 +158,42 @@ def filled(shapes: Tree) -> Tree:
   return jax.tree.map(draw, shapes)
 
 
-def train(case: abstract_step.Case, state: Tree) -> Row:
+@functools.cache
+def take_turn(path: str | None) -> None:
+  """Waits until no other process has locked the file; it stays locked until this one ends.
+
+  Args:
+    path: the file, which is made; None not to wait.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  if path is None:
+    return
+  try:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+  except OSError as error:
+    raise UserError(f'--turn is {path}, which cannot be made: {error.strerror}') from error
+  fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def train(case: abstract_step.Case, create: Callable[[jax.Array], Tree]) -> Row:
   """Times the training step.
 
   Args:
     case: what to train.
-    state: a fresh state, in the host's memory.
+    create: key -> a fresh state on the devices.
 
   Returns:
-    Seconds and memory.
+    Seconds and memory; with --compile_only the seconds to compile.
   """
   mesh = sharding.make_mesh()
   made = abstract_step.make(case, mesh)
   step, compile_seconds = compiled(made.step())
-  state = jax.device_put(state, sharding.replicated(mesh))
+  if _COMPILE_ONLY.value:
+    return {'compile_seconds': round(compile_seconds, 1)}
+  take_turn(_TURN.value)
+  state = create(jax.random.key(0))
   features, batch = filled(made.features), filled(made.batch)
   batch['mask'] = (batch['mask'] > 0).astype(jnp.float32)
 
@@ -160,6 +207,8 @@ def train(case: abstract_step.Case, state: Tree) -> Row:
   (first,) = timed(lambda: run(0), 1, budget)
   plain = statistics.median(timed(lambda: run(1), _STEPS.value, budget))
   with_r1 = statistics.median(timed(lambda: run(0), _STEPS.value, budget))
+  if _KERNELS.value:
+    device_kernels.write(_KERNELS.value, lambda: run(1), step.as_text())
   seconds = plain + (with_r1 - plain) / interval
   return {'images_per_second': round(case.batch_size / seconds, 3),
           'seconds_per_kimg': round(1000 * seconds / case.batch_size, 2),
@@ -174,11 +223,15 @@ def generate(case: abstract_step.Case) -> Row:
   made = abstract_step.make(case)
   program = made.generator()
   run, compile_seconds = compiled(program)
+  if _COMPILE_ONLY.value:
+    return {'compile_seconds': round(compile_seconds, 1)}
+  take_turn(_TURN.value)
   arguments = filled(program[1])
   timed(lambda: run(*arguments), 1, 0)
   seconds = statistics.median(timed(lambda: run(*arguments), _STEPS.value, _SECONDS.value / 8))
   return {'images_per_second': round(case.batch_size / seconds, 3),
-          'seconds': round(seconds, 4), 'compile_seconds': round(compile_seconds, 1)}
+          'seconds': round(seconds, 4), 'compile_seconds': round(compile_seconds, 1),
+          'peak_memory_gb': round(peak_memory() / 1e9, 2)}
 
 
 def flops_per_image(case: abstract_step.Case) -> float:
@@ -193,7 +246,7 @@ def flops_per_image(case: abstract_step.Case) -> float:
 
 def with_mfu(row: Row, flops: float, rate: float | None) -> Row:
   """The row with its MFU: None where the devices' peak, all of them together, is unknown."""
-  if 'ended' in row:
+  if 'images_per_second' not in row:
     return row
   share = rate and round(row['images_per_second'] * flops / rate, 4)
   return row | {'mfu': share, 'tflops': round(row['images_per_second'] * flops / 1e12, 3)}
@@ -209,31 +262,45 @@ def _sizes(values: list[str], flag: str) -> list[int]:
   return sizes
 
 
+def _case(batch_size: int) -> abstract_step.Case:
+  return abstract_step.Case(
+      _RESOLUTION.value, batch_size, str(settings.compute_dtype(_DTYPE.value)),
+      _IMPLEMENTATIONS.value, _REMAT.value, width=_WIDTH.value)
+
+
+def _train_all(sizes: Iterable[int], made: abstract_step.AbstractStep) -> list[Row]:
+  """Figures of training with each of the batch sizes; one of them is made already."""
+  create, _ = compiled((programs.compiled_create(made.networks, made.settings, made.mesh),
+                        (jax.random.key(0),)))
+  return sweep(sizes, lambda n: train(_case(n), create), _SECONDS.value)
+
+
+def _flops(smallest: int) -> float:
+  """Operations of a step for each image: those given, or counted if something is timed."""
+  if _TFLOP.value is not None:
+    return 1e12 * _TFLOP.value
+  return 0.0 if _COMPILE_ONLY.value else flops_per_image(_case(smallest))
+
+
 @exit_on_user_error
 def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   devices, dtype = jax.devices(), str(settings.compute_dtype(_DTYPE.value))
-  sizes, completed = _sizes(_BATCH_SIZES.value, 'batch_sizes'), _sizes(_GENERATE.value, 'generate')
-
-  def case(batch_size: int) -> abstract_step.Case:
-    return abstract_step.Case(_RESOLUTION.value, batch_size, dtype, _IMPLEMENTATIONS.value,
-                              _REMAT.value, width=_WIDTH.value)
-
-  smallest = settings.GROUP_SIZE * len(devices)
-  first = abstract_step.make(case(sizes[0] if sizes else smallest), sharding.make_mesh())
-  flops = flops_per_image(case(smallest))
+  given = _BATCH_SIZES.value
+  sizes = None if given is None else _sizes(given, 'batch_sizes')
+  completed = _sizes(_GENERATE.value, 'generate')
+  smallest = min(sizes) if sizes else settings.GROUP_SIZE * len(devices)
+  made = abstract_step.make(_case(smallest), sharding.make_mesh())
+  flops = _flops(smallest)
   peak = device_peaks.peak(devices[0].device_kind, dtype)
   print(f'{len(devices)} x {devices[0].device_kind}, {_RESOLUTION.value} px, {dtype}; '
         f'{flops / 1e12:.3f} TFLOP per image', flush=True)
-  state = jax.device_get(jax.jit(lambda key: create(
-      key, first.networks.generator, first.networks.discriminator, first.settings))(
-          jax.random.key(0)))
-  trained = sweep(sizes or doubled(smallest), lambda n: train(case(n), state), _SECONDS.value)
+  trained = [] if sizes == [] else _train_all(sizes or doubled(smallest), made)
   trained = [with_mfu(row, flops, peak and peak * len(devices)) for row in trained]
-  print('the generator alone, on one device:')
-  generated = sweep(completed, lambda n: generate(case(n)), _SECONDS.value)
-  measured = [row for row in trained if 'ended' not in row]
+  print('the generator alone, on one device:', flush=True)
+  generated = sweep(completed, lambda n: generate(_case(n)), _SECONDS.value)
+  measured = [row for row in trained if 'images_per_second' in row]
   print(json.dumps({
       'jax': jax.__version__, 'device': devices[0].device_kind, 'devices': len(devices),
       'resolution': _RESOLUTION.value, 'width': _WIDTH.value, 'dtype': dtype,

@@ -7,7 +7,6 @@ import struct
 from typing import BinaryIO
 
 import numpy as np
-import safetensors
 
 from convert.file_window import FormatError, brief
 
@@ -35,6 +34,8 @@ def read(path: str) -> dict[str, np.ndarray]:
   Raises:
     FormatError: the file is damaged, empty or holds an unsupported type.
   """
+  import safetensors  # what reads other files can do without it
+
   arrays = {}
   try:
     # Reading, not mapping: the pages of a map would count as memory a second time.

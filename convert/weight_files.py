@@ -7,8 +7,6 @@ import hashlib
 import os
 
 from absl import logging
-import pooch
-import requests
 
 from mat_jax import new_files
 from mat_jax.errors import UserError
@@ -102,6 +100,8 @@ def fetch(network: str) -> str:
   Raises:
     UserError: it is not there and cannot be downloaded, or is another file.
   """
+  import pooch  # what reads files alone can do without it
+
   published = PUBLISHED[network]
   folder = os.fspath(pooch.os_cache(_CACHE))
   names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -114,6 +114,9 @@ def fetch(network: str) -> str:
 
 
 def _download(published: PublishedFile, path: str) -> None:
+  import pooch
+  import requests
+
   logging.info('Downloading %s (%s weights, %s) to %s.', published.url, published.network,
                published.licence, path)
   try:

@@ -13,7 +13,6 @@ import os
 from absl import logging
 import jax
 from jax._src import distributed
-import pooch
 
 _LIMIT = 4 * 2**30  # bytes of all programs; the training step at full size has 30 MB
 _UNLIMITED = -1
@@ -33,6 +32,8 @@ def enable(folder: str | None = None, process_index: int = 0) -> None:
   if folder is None:
     folder = jax.config.jax_compilation_cache_dir
   if folder is None:
+    import pooch  # what names its folder can do without it
+
     folder = os.path.join(os.fspath(pooch.os_cache('mat-jax')), 'compilation_cache')
     if jax.config.jax_compilation_cache_max_size == _UNLIMITED:
       jax.config.update('jax_compilation_cache_max_size', _LIMIT)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks import fill
 from convert import feature_nets, weight_files
 from convert.feature_nets import (
     alexnet_params_from_state_dict,
@@ -31,7 +32,7 @@ from mat_jax.feature_nets import (
     vgg_features,
 )
 from mat_jax.inception import convolution_shapes
-from tests import fill, reference
+from tests import reference
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

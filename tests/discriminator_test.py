@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convert import from_torch, names
+from benchmarks import fill, published
+from convert import names
 from mat_jax import Discriminator
-from tests import fill, reference
+from tests import reference
 
 
 @pytest.mark.parametrize('resolution,count', [(256, 36_083_330), (512, 36_231_618)])
@@ -23,14 +24,9 @@ def test_parameters_are_those_of_the_manifest(resolution, count):
 
 
 def test_full_size_matches_the_reference():
-  variables = from_torch.discriminator_variables(reference.state_dict('discriminator'))
-  image, mask, _ = fill.inputs('d256', 4, 256)
-  stage1 = fill.inputs('d256/stage1', 4, 256)[0]
-  results = jax.jit(Discriminator(resolution=256).apply)(
-      variables, *map(reference.nhwc, (image, mask, stage1)))
-  golden = reference.load('networks_256_every_4th.npz')
-  for name, result in zip(('logits', 'logits_stage1'), results, strict=True):
-    assert reference.relative_error(result, golden[f'd/{name}']) <= 2e-5
+  case = published.CASES['discriminator']
+  results = jax.jit(case.function(None, Discriminator(resolution=256)))(*case.arguments())
+  assert max(case.errors(results).values()) <= case.tolerance
 
 
 def test_labels_choose_the_logit():

@@ -8,9 +8,10 @@ import pytest
 import scipy.linalg
 from sklearn import svm
 
+from benchmarks import fill
 from eval import distribution
 from mat_jax.errors import UserError
-from tests import fill, reference
+from tests import reference
 
 
 def golden_features(n):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import fill
 from mat_jax import feature_nets
-from tests import fill
 
 WIDTHS = (4, 5, 6, 7, 8)
 NETWORKS = ('vgg16', 'vgg19')

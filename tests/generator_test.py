@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convert import from_torch, names
+from benchmarks import fill, published
+from convert import names
 from mat_jax import Generator, sizes
-from tests import fill, reference
+from tests import reference
 
 SMALL = Generator(resolution=64, mapping_layers=2, width=0.0625)
 
@@ -47,23 +48,11 @@ def test_parameters_are_those_of_the_manifest(resolution, count):
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) == count
 
 
-@pytest.mark.parametrize('case,psi,noise_mode', [
-    pytest.param('none_psi1', 1.0, 'none', marks=pytest.mark.slow),
-    ('const_psi05', 0.5, 'const')])
-def test_full_size_matches_the_reference(case, psi, noise_mode):
-  module = Generator(resolution=256)
-  variables = from_torch.generator_variables(reference.state_dict('generator'))
-  image, mask, z = fill.inputs('g256', 2, 256)
-  keep_maps = {
-      'first': fill.keep_map(f'g256/{case}', 'first', (2, 256, 180)),
-      'second': fill.keep_map(f'g256/{case}', 'second', (2, 16, 16, 512))}
-  run = jax.jit(lambda v, *inputs: module.apply(
-      v, *inputs, truncation_psi=psi, noise_mode=noise_mode, keep_maps=keep_maps))
-  results = run(variables, reference.nhwc(image), reference.nhwc(mask), z)
-  golden = reference.load('networks_256_every_4th.npz')
-  for name, result in zip(('image', 'stage1'), results, strict=True):
-    expected = reference.nhwc(golden[f'{case}/{name}'])
-    assert reference.relative_error(result[:, ::4, ::4], expected) <= 2e-5
+@pytest.mark.parametrize('name', [pytest.param('none_psi1', marks=pytest.mark.slow), 'const_psi05'])
+def test_full_size_matches_the_reference(name):
+  case = published.CASES[name]
+  results = jax.jit(case.function(Generator(resolution=256), None))(*case.arguments())
+  assert max(case.errors(results).values()) <= case.tolerance
 
 
 def test_keeps_the_known_pixels(small_variables, small_apply):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from benchmarks import fill
 from eval import image_metrics
 from mat_jax.errors import UserError
-from tests import fill
 
 # Computed in float64 for the pairs of `reference_pairs`.
 REFERENCE = {

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import fill
 from convert.feature_nets import inception_params_from_state_dict
 from mat_jax import inception
-from tests import fill, reference
+from tests import reference
 
 
 @pytest.fixture(scope='module')

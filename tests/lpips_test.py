@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from benchmarks import fill
 from convert import feature_nets
 from eval import lpips
 from mat_jax.errors import UserError
-from tests import fill, reference
+from tests import reference
 
 NETS = ('alex', 'vgg')
 # LPIPS v0.1 of the example images with the real weights, in float64: d(ref, p0), d(ref, p1).

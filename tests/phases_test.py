@@ -1,25 +1,14 @@
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import published_phases
 from configs import demo
-from convert import feature_nets, from_torch, names
 from mat_jax import Discriminator, Generator, settings
 from mat_jax import draws as draws_lib
 from mat_jax import phases as phases_lib
-from mat_jax.draws import Draws
-from mat_jax.settings import Augmentation, Optimizer, Training
-from tests import fill, reference
-
-REFERENCE = Training(
-    batch_size=2, microbatch=2, r1_gamma=10.0, r1_interval=16, pcp_ratio=0.1, l1_weight=0.0,
-    lecam_weight=0.0, style_mixing=0.0, truncation_psi=0.5, noise_mode='const', ema_kimg=10.0,
-    ema_rampup=None, frozen_d_modules=(), optimizer=Optimizer(), augmentation=Augmentation())
-
-# VGG19's convolutions, 0 for a pooling layer; torchvision counts ReLUs as well.
-_VGG19 = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4)
+from tests import reference
 
 
 @pytest.fixture(scope='module')
@@ -63,111 +52,17 @@ def test_r1_of_a_bfloat16_network_is_computed_in_float32(penalty):
   assert 'f32[' in program and 'bf16[' not in program
 
 
-# The rest checks the phases at full size against the published implementation.
-
-
-@pytest.fixture(scope='module')
-def phases():
-  """Networks, variables, features, batch and draws of the reference."""
-  state_dict = reference.state_dict('generator')
-  for name in state_dict:
-    if name.endswith('toRGB.conv.weight'):
-      state_dict[name] = state_dict[name] * np.float32(0.1)
-  image, mask, z = fill.inputs('train256', 2, 256)
-  keep_maps = {'first': fill.keep_map('train256', 'first', (2, 256, 180)),
-               'second': fill.keep_map('train256', 'second', (2, 16, 16, 512))}
-  return dict(
-      networks=phases_lib.Networks(Generator(), Discriminator(), 'vgg19'),
-      g=from_torch.generator_variables(state_dict),
-      d=from_torch.discriminator_variables(reference.state_dict('discriminator'))['params'],
-      features=feature_nets.vgg_params_from_state_dict(_vgg19_state_dict(), 'vgg19'),
-      batch={'image': reference.nhwc(image), 'mask': reference.nhwc(mask)},
-      draws=Draws(z, z, np.full(2, 10), keep_maps, noise={}))
-
-
-def _vgg19_state_dict():
-  values, index, inputs = {}, 0, 3
-  for outputs in _VGG19:
-    if outputs:
-      for leaf, shape in (('weight', (outputs, inputs, 3, 3)), ('bias', (outputs,))):
-        name = f'features.{index}.{leaf}'
-        values[name] = fill.fill_feature_net(name, shape)
-      inputs, index = outputs, index + 1
-    index += 1
-  return values
-
-
-def _check(phase, gradients, name_of, metrics, losses, tolerance, ill_conditioned=()):
-  golden = reference.load('train_step_256.json')
-  flat = flax.traverse_util.flatten_dict(gradients)
-  modulated = {path[:-2] for path in flat if path[-2] == 'affine'}
-  compared = set()
-  for path, gradient in flat.items():
-    name = name_of('/'.join(path), 256)
-    expected_norm, expected_dot = golden['gradients'][f'{phase}/{name}']
-    gradient = names.to_published_layout(
-        np.asarray(gradient, np.float64), path[-1], path[:-1] in modulated)
-    norm = np.sqrt(np.sum(gradient**2))
-    dot = np.sum(gradient * fill.normal('probe/' + name, gradient.shape))
-    compared.add(f'{phase}/{name}')
-    if name.endswith('attn.k.bias'):
-      assert norm < 1e-9, name
-      continue
-    bound = 5e-2 if name in ill_conditioned else tolerance
-    assert abs(norm - expected_norm) <= bound * expected_norm, name
-    assert abs(dot - expected_dot) <= 10 * bound * expected_norm, name
-  assert compared == {key for key in golden['gradients'] if key.startswith(phase + '/')}
-  for ours, published in losses.items():
-    expected = golden['losses'][phase][published]
-    assert abs(float(metrics[ours]) - expected) <= 1e-4 * abs(expected), ours
-
-
 @pytest.mark.slow
-def test_generator_phase_matches_the_reference(phases):
-  networks = phases['networks']
-
-  def run(params, buffers, d_params, features, batch, draws):
-    buffers = phases_lib.move_style_average(networks, params, buffers, draws.z)
-    gradients, metrics = jax.grad(phases_lib.generator_loss, has_aux=True)(
-        params, buffers, d_params, features, 0.0, batch, draws, networks, REFERENCE)
-    return gradients, metrics, buffers
-
-  gradients, metrics, buffers = jax.jit(run)(
-      phases['g']['params'], phases['g']['buffers'], phases['d'], phases['features'],
-      phases['batch'], phases['draws'])
-  # These four scalars are sums over whole maps that nearly cancel: another,
-  # mathematically equal form of the convolutions moves them as much as this.
-  cancelled = {f'synthesis.dec.Dec_{block}.noise_strength'
-               for block in ('16x16.conv1', '32x32.conv0', '64x64.conv0', '64x64.conv1')}
-  _check('Gmain', gradients, names.generator_name, metrics,
-         {'loss/g': 'Loss/G/loss', 'loss/g_stage1': 'Loss/G/loss_s1',
-          'loss/perceptual': 'Loss/G/pcp_loss', 'loss/l1': 'Loss/G/l1_loss'}, 1e-3, cancelled)
-  golden = reference.load('train_step_256.json')['losses']['w_avg_after']
-  np.testing.assert_allclose(buffers['mapping']['w_avg'][:8], golden, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_discriminator_phase_matches_the_reference(phases):
-  networks = phases['networks']
-
-  def run(params, g, batch, draws):
-    buffers = phases_lib.move_style_average(networks, g['params'], g['buffers'], draws.z)
-    return jax.grad(phases_lib.discriminator_loss, has_aux=True)(
-        params, g['params'], buffers, {}, 0.0, batch, draws, networks, REFERENCE)
-
-  gradients, metrics = jax.jit(run)(phases['d'], phases['g'], phases['batch'], phases['draws'])
-  _check('Dmain', gradients, names.discriminator_name, metrics,
-         {'loss/d': 'Loss/D/loss', 'loss/d_stage1': 'Loss/D/loss_s1',
-          'logits/fake': 'Loss/scores/fake', 'logits/real_stage1': 'Loss/scores/real_s1',
-          'signs/real': 'Loss/signs/real'}, 1e-3)
-
-
-@pytest.mark.slow
-def test_r1_phase_matches_the_reference(phases):
-  def run(params, batch):
-    return jax.grad(phases_lib.r1_loss, has_aux=True)(
-        params, 0.0, batch, None, phases['networks'], REFERENCE)
-
-  gradients, metrics = jax.jit(run)(phases['d'], phases['batch'])
-  _check('Dreg', gradients, names.discriminator_name, metrics,
-         {'loss/r1': 'Loss/r1_penalty', 'loss/r1_stage1': 'Loss/r1_penalty_s1'}, 1e-2)
+@pytest.mark.parametrize('name', ['Gmain', 'Dmain', 'Dreg'])
+def test_a_phase_at_full_size_matches_the_reference(name):
+  phase = published_phases.PHASES[name]
+  networks = phases_lib.Networks(Generator(), Discriminator(), published_phases.FEATURE_NETWORK)
+  results = jax.jit(phase.function(networks))(*phase.arguments())
+  errors = phase.errors(results)
+  for parameter, error in errors.norms.items():
+    assert error <= phase.bound(parameter), parameter
+    assert errors.dots[parameter] <= 10 * phase.bound(parameter), parameter
+  assert errors.vanishing < 1e-9
+  assert max(errors.losses.values()) <= 1e-4
+  if name == 'Gmain':
+    assert published_phases.style_average_error(results[2]) <= 1e-6

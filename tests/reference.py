@@ -3,38 +3,20 @@
 The golden files hold NCHW arrays; everything returned here is NHWC.
 """
 
-import json
-import os
-
 from flax import linen as nn
 from flax import traverse_util
 import jax
 import numpy as np
 
+from benchmarks import fill
+from benchmarks.published import (  # noqa: F401, the tests take them from here
+  GOLDEN,
+  load,
+  nhwc,
+  relative_error,
+  state_dict,
+)
 from convert import names
-from tests import fill
-
-GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'golden')
-
-
-def load(name: str):
-  """A golden .npz or .json file."""
-  path = os.path.join(GOLDEN, name)
-  if name.endswith('.npz'):
-    return np.load(path)
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)
-
-
-def nhwc(x: np.ndarray) -> np.ndarray:
-  return np.transpose(x, (0, 2, 3, 1))
-
-
-def relative_error(value, expected) -> float:
-  """max|a - b| / max|b|."""
-  value, expected = np.asarray(value, np.float64), np.asarray(expected, np.float64)
-  assert value.shape == expected.shape, (value.shape, expected.shape)
-  return float(np.abs(value - expected).max() / np.abs(expected).max())
 
 
 def layer_input(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -56,14 +38,6 @@ def filled(module: nn.Module, prefix: str, *inputs, name_of=names.generator_name
     name = prefix + '.' + name_of('x/' + '/'.join(path[1:]), 256)[2:]
     values[path] = names.to_our_layout(fill.fill(name, layout.shape), path[-1], is_modulated)
   return traverse_util.unflatten_dict(values)
-
-
-def state_dict(network: str, prefix: str = '') -> dict[str, np.ndarray]:
-  """A filled state dict of the 'generator' or 'discriminator' at 256."""
-  manifest = load('manifest_256.json')[network]
-  shapes = {**manifest['parameters'], **manifest['buffers']}
-  return {name: fill.fill(prefix + name, tuple(shape)) for name, shape in shapes.items()
-          if not name.endswith(('resample_filter', 'attn_mask'))}
 
 
 def random_variables(module: nn.Module, *inputs, seed: int = 0):

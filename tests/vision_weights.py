@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests import fill
+from benchmarks import fill
 
 WIDTH, DEPTH, PATCH, FEATURES = 128, 2, 14, 48
 DINOV2_GRID = 37  # of the published position embedding

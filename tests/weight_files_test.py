@@ -8,6 +8,7 @@ import http.server
 import os
 import threading
 
+import pooch
 import pytest
 
 from convert import weight_files
@@ -32,7 +33,7 @@ def served(tmp_path, monkeypatch):
       ('127.0.0.1', 0), functools.partial(_Quiet, directory=str(folder)))
   threading.Thread(target=server.serve_forever, daemon=True).start()
   monkeypatch.setenv('NO_PROXY', '127.0.0.1')
-  monkeypatch.setattr(weight_files.pooch, 'os_cache', lambda name: cache / name)
+  monkeypatch.setattr(pooch, 'os_cache', lambda name: cache / name)
   monkeypatch.setitem(weight_files.PUBLISHED, 'net', weight_files.PublishedFile(
       'net', '*-1234.pth', f'http://127.0.0.1:{server.server_port}/net-1234.pth',
       (hashlib.sha256(_CONTENT).hexdigest()[:8],), 'no licence'))
@@ -86,7 +87,7 @@ def test_a_failed_download_says_what_to_do(served):
 
 def test_a_cache_that_cannot_be_made(served, monkeypatch, tmp_path):
   (tmp_path / 'file').write_text('')
-  monkeypatch.setattr(weight_files.pooch, 'os_cache', lambda name: tmp_path / 'file' / name)
+  monkeypatch.setattr(pooch, 'os_cache', lambda name: tmp_path / 'file' / name)
   with pytest.raises(UserError, match='file/mat-jax cannot be created: Not a directory'):
     weight_files.fetch('net')
 
