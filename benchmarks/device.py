@@ -78,6 +78,10 @@ _KERNELS = flags.DEFINE_string('kernels', None,
     flag_values=_FLAGS)
 
 
+# Making the programs of a case traces the networks.
+_make = functools.lru_cache(maxsize=2)(abstract_step.make)
+
+
 def doubled(smallest: int) -> Iterator[int]:
   """The batch sizes of a sweep without an end."""
   while True:
@@ -188,7 +192,7 @@ def train(case: abstract_step.Case, create: Callable[[jax.Array], Tree]) -> Row:
     Seconds and memory; with --compile_only the seconds to compile.
   """
   mesh = sharding.make_mesh()
-  made = abstract_step.make(case, mesh)
+  made = _make(case, mesh)
   step, compile_seconds = compiled(made.step())
   if _COMPILE_ONLY.value:
     return {'compile_seconds': round(compile_seconds, 1)}
@@ -291,12 +295,12 @@ def main(argv: list[str]) -> None:
   sizes = None if given is None else _sizes(given, 'batch_sizes')
   completed = _sizes(_GENERATE.value, 'generate')
   smallest = min(sizes) if sizes else settings.GROUP_SIZE * len(devices)
-  made = abstract_step.make(_case(smallest), sharding.make_mesh())
+  made = None if sizes == [] else _make(_case(smallest), sharding.make_mesh())
   flops = _flops(smallest)
   peak = device_peaks.peak(devices[0].device_kind, dtype)
   print(f'{len(devices)} x {devices[0].device_kind}, {_RESOLUTION.value} px, {dtype}; '
         f'{flops / 1e12:.3f} TFLOP per image', flush=True)
-  trained = [] if sizes == [] else _train_all(sizes or doubled(smallest), made)
+  trained = _train_all(sizes or doubled(smallest), made) if made else []
   trained = [with_mfu(row, flops, peak and peak * len(devices)) for row in trained]
   print('the generator alone, on one device:', flush=True)
   generated = sweep(completed, lambda n: generate(_case(n)), _SECONDS.value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import jax
 import pytest
 
 from benchmarks import device, device_peaks
+from mat_jax.errors import UserError
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -65,6 +67,53 @@ def test_a_mistake_is_one_sentence(value):
       env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True, check=False)
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1].startswith('error: --batch_sizes')
+
+
+def test_only_one_process_at_a_time_has_its_turn(tmp_path):
+  path = str(tmp_path / 'lock')
+  program = f"""
+from benchmarks import device
+device.take_turn({path!r})
+print('begun', flush=True)
+input()
+"""
+  waiting = [subprocess.Popen([sys.executable, '-c', program], cwd=_ROOT, text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              env={**os.environ, 'JAX_PLATFORMS': 'cpu'}) for _ in range(2)]
+  (first,), _, _ = select.select([process.stdout for process in waiting], [], [])
+  first, second = sorted(waiting, key=lambda process: process.stdout is not first)
+  assert first.stdout.readline() == 'begun\n'
+  # Importing takes seconds, so that both have come to the lock when this one would be through.
+  assert not select.select([second.stdout], [], [], 3)[0]
+  first.communicate('\n')
+  assert second.stdout.readline() == 'begun\n'
+  second.communicate('\n')
+
+
+def test_a_turn_that_cannot_be_taken_is_one_sentence(tmp_path):
+  with pytest.raises(UserError, match='--turn is .*/missing/lock, which cannot be made'):
+    device.take_turn(str(tmp_path / 'missing' / 'lock'))
+
+
+@pytest.mark.slow
+def test_a_program_is_compiled_once_for_two_processes(tmp_path):
+  command = [sys.executable, '-m', 'benchmarks.device', '--resolution=64', '--width=0.0625',
+             '--batch_sizes=', '--steps=1', '--generate=1', '--tflop_per_image=1']
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(tmp_path),
+                 'JAX_DEBUG_LOG_MODULES': 'jax._src.compiler'}
+
+  def run(*arguments):
+    return subprocess.run([*command, *arguments], cwd=_ROOT, env=environment, capture_output=True,
+                          text=True, check=True)
+
+  first = run('--compile_only')
+  (row,) = json.loads(first.stdout.splitlines()[-1])['generator']
+  assert row.keys() == {'batch_size', 'compile_seconds'}
+  second = run(f'--turn={tmp_path / "lock"}')
+  (row,) = json.loads(second.stdout.splitlines()[-1])['generator']
+  assert row['images_per_second'] > 0 and row['peak_memory_gb'] > 0
+  assert "cache hit for 'jit_run'" in second.stderr
+  assert "cache hit for 'jit_run'" not in first.stderr
 
 
 @pytest.mark.slow
