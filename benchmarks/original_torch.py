@@ -18,9 +18,16 @@ def import_networks(folder: str) -> types.ModuleType:
   """The module `networks.mat` of a clone of the repository.
 
   It takes three helpers from an old path of timm; where timm cannot be imported, because the
-  torchvision that it needs is not there, they are made here. None of them is called.
+  torchvision that it needs is not there, they are made here. So is a function of distutils, which
+  Python has not had since 3.12. None of them is called.
   """
   sys.path.insert(0, folder)
+  try:
+    importlib.import_module('distutils.util')
+  except ImportError:
+    util = types.ModuleType('distutils.util')
+    util.strtobool = bool
+    sys.modules.update({'distutils': types.ModuleType('distutils'), 'distutils.util': util})
   try:
     importlib.import_module('timm.models.layers')
   except Exception:  # torchvision of another build than torch fails with RuntimeError
