@@ -6,7 +6,8 @@ import pytest
 
 from configs import demo
 from convert import feature_nets, from_torch, names
-from mat_jax import Discriminator, Generator, settings
+from eval import lpips
+from mat_jax import Discriminator, Generator, settings, start, train_state
 from mat_jax import draws as draws_lib
 from mat_jax import phases as phases_lib
 from mat_jax.draws import Draws
@@ -15,8 +16,9 @@ from tests import fill, reference
 
 REFERENCE = Training(
     batch_size=2, microbatch=2, r1_gamma=10.0, r1_interval=16, pcp_ratio=0.1, l1_weight=0.0,
-    lecam_weight=0.0, style_mixing=0.0, truncation_psi=0.5, noise_mode='const', ema_kimg=10.0,
-    ema_rampup=None, frozen_d_modules=(), optimizer=Optimizer(), augmentation=Augmentation())
+    lpips_weight=0.0, projected_weight=0.0, lecam_weight=0.0, style_mixing=0.0,
+    truncation_psi=0.5, noise_mode='const', ema_kimg=10.0, ema_rampup=None, frozen_d_modules=(),
+    optimizer=Optimizer(), augmentation=Augmentation())
 
 # VGG19's convolutions, 0 for a pooling layer; torchvision counts ReLUs as well.
 _VGG19 = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4)
@@ -61,6 +63,61 @@ def test_r1_of_a_bfloat16_network_is_computed_in_float32(penalty):
   program = str(jax.make_jaxpr(
       lambda *values: jax.grad(loss, has_aux=True)(*values, dtype='bfloat16'))(*arguments))
   assert 'f32[' in program and 'bf16[' not in program
+
+
+@pytest.fixture(scope='module')
+def optional_losses():
+  """Gmain and Dmain of a small model with LPIPS and the discriminator on features."""
+  config = demo.get_config()
+  config.train.update(batch_size=4, lpips_weight=2.0, projected_weight=3.0, l1_weight=0.0)
+  config.augment.pipeline = 'bgc'
+  networks, features = start.make_networks(config)
+  options = settings.training_from_config(config)
+  state = jax.jit(lambda key: train_state.create(
+      key, networks.generator, networks.discriminator, options, networks.projected))(
+          jax.random.key(0))
+  rng = np.random.default_rng(0)
+  batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
+           'mask': (rng.uniform(size=(4, 64, 64, 1)) > 0.5).astype(np.float32)}
+  draws = draws_lib.draw(jax.random.key(1), networks.generator, state.g_buffers, 0.0, options)
+
+  @jax.jit
+  def run(state, features):
+    found = phases_lib.generator_loss(
+        state.g_params, state.g_buffers, state.d_params, features, jnp.float32(0.0), batch, draws,
+        networks, options)
+    gradients, metrics = jax.grad(phases_lib.discriminator_loss, has_aux=True)(
+        state.d_params, state.g_params, state.g_buffers, state.lecam, features, jnp.float32(0.0),
+        batch, draws, networks, options)
+    image, _ = phases_lib.generate(
+        networks, state.g_params, state.g_buffers, batch, draws, options)
+    return image, *found, gradients, metrics
+
+  return state, features, batch, run(state, features)
+
+
+def test_lpips_in_training_is_that_of_the_evaluation(optional_losses):
+  _, _, batch, (image, _, metrics, *_) = optional_losses
+  expected = np.mean(lpips.LPIPS('vgg')(np.clip(image, -1, 1), batch['image']))
+  clipped = np.mean(np.abs(np.asarray(image)) > 1)
+  assert clipped < 0.01
+  np.testing.assert_allclose(metrics['loss/lpips'], expected, rtol=5e-3)
+
+
+def test_optional_losses_are_weighted(optional_losses):
+  *_, (_, loss, metrics, _, _) = optional_losses
+  np.testing.assert_allclose(
+      loss, metrics['loss/g'] + metrics['loss/g_stage1'] + 2 * metrics['loss/lpips']
+      + 3 * metrics['loss/g_projected'], rtol=1e-5)
+
+
+def test_the_discriminator_on_features_learns_beside_the_other(optional_losses):
+  state, *_, (*_, gradients, metrics) = optional_losses
+  assert set(gradients) == {'dis', 'dis_stage1', 'projected'}
+  for name, tree in gradients.items():
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(tree)), name
+  assert 0 < metrics['loss/d_projected'] < 4
+  assert {'loss/lpips', 'loss/g_projected', 'loss/d_projected'} <= set(state.totals)
 
 
 # The rest checks the phases at full size against the published implementation.
@@ -153,7 +210,7 @@ def test_discriminator_phase_matches_the_reference(phases):
   def run(params, g, batch, draws):
     buffers = phases_lib.move_style_average(networks, g['params'], g['buffers'], draws.z)
     return jax.grad(phases_lib.discriminator_loss, has_aux=True)(
-        params, g['params'], buffers, {}, 0.0, batch, draws, networks, REFERENCE)
+        params, g['params'], buffers, {}, None, 0.0, batch, draws, networks, REFERENCE)
 
   gradients, metrics = jax.jit(run)(phases['d'], phases['g'], phases['batch'], phases['draws'])
   _check('Dmain', gradients, names.discriminator_name, metrics,
