@@ -111,7 +111,7 @@ class AbstractStep:
     def run(state: TrainState, features: Tree, batch: phases.Batch) -> TrainState:
       g_key, d_key = jax.random.split(jax.random.wrap_key_data(state.key))
       state, _ = train_step.update_generator(state, features, batch, g_key, self.context)
-      state, _ = train_step.update_discriminator(state, batch, d_key, self.context)
+      state, _ = train_step.update_discriminator(state, features, batch, d_key, self.context)
       return train_step.move_average(state, self.settings)
 
     return self._jit(run), (self.state, self.features, self.batch)

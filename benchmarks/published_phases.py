@@ -30,8 +30,9 @@ Function = Callable[..., tuple[Any, ...]]
 
 SETTINGS = Training(
     batch_size=2, microbatch=2, r1_gamma=10.0, r1_interval=16, pcp_ratio=0.1, l1_weight=0.0,
-    lecam_weight=0.0, style_mixing=0.0, truncation_psi=0.5, noise_mode='const', ema_kimg=10.0,
-    ema_rampup=None, frozen_d_modules=(), optimizer=Optimizer(), augmentation=Augmentation())
+    lpips_weight=0.0, projected_weight=0.0, lecam_weight=0.0, style_mixing=0.0,
+    truncation_psi=0.5, noise_mode='const', ema_kimg=10.0, ema_rampup=None, frozen_d_modules=(),
+    optimizer=Optimizer(), augmentation=Augmentation())
 FEATURE_NETWORK = 'vgg19'
 _FILE = 'train_step_256.json'
 # VGG19's convolutions, 0 for a pooling layer; torchvision counts ReLUs as well.
@@ -174,10 +175,9 @@ def _generator_phase(networks: Networks) -> Function:
 
 def _discriminator_phase(networks: Networks) -> Function:
   def run(g: Tree, d_params: Tree, features: Tree, batch: Tree, draws: Draws) -> tuple[Any, ...]:
-    del features
     buffers = phases.move_style_average(networks, g['params'], g['buffers'], draws.z)
     return jax.grad(phases.discriminator_loss, has_aux=True)(
-        d_params, g['params'], buffers, {}, 0.0, batch, draws, networks, SETTINGS)
+        d_params, g['params'], buffers, {}, features, 0.0, batch, draws, networks, SETTINGS)
 
   return run
 

@@ -134,6 +134,11 @@ def _set_losses(train: ml_collections.ConfigDict) -> None:
   train.vgg_weights = ''
   # Weight of the L1 loss of the result; the reference logs it at weight 0.
   train.l1_weight = 0.0
+  # Weight of LPIPS on VGG16 (arXiv 1801.03924) of the result; 0 for none.
+  train.lpips_weight = 0.0
+  # Weight of a second discriminator, on the frozen features of VGG16 (Projected GANs, arXiv
+  # 2111.01007), which learns from few images; 0 for none.
+  train.projected_weight = 0.0
   # Weight of the LeCam regulariser, which steadies the discriminator on few images; 0 for
   # none.
   train.lecam_weight = 0.0

@@ -23,7 +23,6 @@ from mat_jax.errors import UserError
 
 Array = jax.Array | np.ndarray
 
-_EPSILON = 1e-10
 # XLA's CPU convolutions keep only one core busy where output channels are few: two calls
 # at a time are 1.2x faster on two cores.
 _THREADS = 2
@@ -33,19 +32,16 @@ class _Net(NamedTuple):
   """What is particular to a network.
 
   Attributes:
-    layers: those that are compared.
     smallest_side: shortest side of an image that reaches the last layer.
     pairs: so many are computed at a time; with more, the CPU spends a fifth of its time
       on fresh memory for the activations.
   """
 
-  layers: tuple[str, ...]
   smallest_side: int
   pairs: int
 
 
-_NETS = {'alex': _Net(('relu1', 'relu2', 'relu3', 'relu4', 'relu5'), 31, 4),
-         'vgg': _Net(('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3'), 16, 1)}
+_NETS = {'alex': _Net(31, 4), 'vgg': _Net(16, 1)}
 
 
 def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Array:
@@ -68,17 +64,12 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
   # The images of a pair are neighbours, so that a batch spread over devices stays where it is.
   pairs = jnp.stack([a, b], axis=1)
   x = feature_nets.imagenet_normalize(pairs.reshape(-1, *a.shape[1:]))
-  layers = _NETS[net].layers
+  layers = feature_nets.LPIPS_LAYERS[net]
   with jax.default_matmul_precision('float32'):
     features = (feature_nets.alexnet_features(params['features'], x) if net == 'alex' else
                 feature_nets.vgg_features(params['features'], x, layers, 'vgg16'))
-  distance = jnp.zeros(len(a))
-  for layer, weights in zip(layers, params['lin'], strict=True):
-    x = features[layer]
-    x = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _EPSILON)
-    difference = x[::2] - x[1::2]
-    distance += jnp.sum(jnp.square(difference) * weights, -1).mean((1, 2))
-  return distance
+  first, second = ([features[layer][i::2] for layer in layers] for i in range(2))
+  return feature_nets.lpips(first, second, params['lin'])
 
 
 class LPIPS:

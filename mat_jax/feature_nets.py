@@ -12,7 +12,7 @@ output of that convolution, 'relu4_3' the same after the ReLU. AlexNet's are 'co
 'conv5' and 'relu1' to 'relu5'.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,10 @@ Params = Mapping[str, Mapping[str, jax.Array]]
 
 # Convolutions in each of the five blocks; 2x2 max pooling lies between blocks.
 _BLOCKS = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}
+# What LPIPS compares: the last ReLU of each block (arXiv 1801.03924).
+LPIPS_LAYERS = {'alex': ('relu1', 'relu2', 'relu3', 'relu4', 'relu5'),
+                'vgg': ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3')}
+_EPSILON = 1e-10
 ALEXNET_LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -103,6 +107,32 @@ def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], netwo
       features[_relu_name(conv)] = x
     pending -= features.keys()
   return features
+
+
+def normalize_channels(x: jax.Array) -> jax.Array:
+  """Scales the channels of every position to unit length, float32; [..., C]."""
+  x = x.astype(jnp.float32)
+  # Not the norm's own derivative, which is not finite where all channels are 0.
+  squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x / (jnp.sqrt(jnp.maximum(squares, _EPSILON**2)) + _EPSILON)
+
+
+def lpips(a: Sequence[jax.Array], b: Sequence[jax.Array],
+          weights: Sequence[jax.Array]) -> jax.Array:
+  """LPIPS v0.1 from features (arXiv 1801.03924, equation 1).
+
+  Args:
+    a: activations of the images at `LPIPS_LAYERS`, [N, h, w, C] each.
+    b: likewise.
+    weights: of the channels, [C] each.
+
+  Returns:
+    float32 [N], at least 0.
+  """
+  distances = (
+      jnp.sum(jnp.square(normalize_channels(x) - normalize_channels(y)) * channels, -1)
+      .mean((1, 2)) for x, y, channels in zip(a, b, weights, strict=True))
+  return sum(distances)
 
 
 def alexnet_features(params: Params, images: jax.Array,

@@ -23,6 +23,17 @@ def discriminator_adversarial(fake: jax.Array, real: jax.Array) -> jax.Array:
   return jnp.mean(_softplus(fake)) + jnp.mean(_softplus(-real))
 
 
+def generator_hinge(logits: jax.Array) -> jax.Array:
+  """Hinge loss of generated images, -D (arXiv 1705.02894), mean over everything."""
+  return -jnp.mean(logits.astype(jnp.float32))
+
+
+def discriminator_hinge(fake: jax.Array, real: jax.Array) -> jax.Array:
+  """max(0, 1 + D(fake)) + max(0, 1 - D(real)), each a mean over everything."""
+  fake, real = fake.astype(jnp.float32), real.astype(jnp.float32)
+  return jnp.mean(jax.nn.relu(1 + fake)) + jnp.mean(jax.nn.relu(1 - real))
+
+
 def gradient_penalty(gradient: jax.Array) -> jax.Array:
   """Squared norm of an image gradient, mean over images (R1, arXiv 1801.04406).
 

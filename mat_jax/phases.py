@@ -5,17 +5,19 @@ their own. All are means over the images, and no image influences another one ou
 its group of the minibatch standard deviation: a batch can be cut into microbatches.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from mat_jax import augment, feature_nets, losses
+from mat_jax import augment, feature_nets, losses, projected
 from mat_jax import draws as draws_lib
 from mat_jax.discriminator import Discriminator
 from mat_jax.draws import Draws
 from mat_jax.generator import Generator
+from mat_jax.projected import ProjectedDiscriminator
 from mat_jax.settings import Training
 from mat_jax.sizes import num_ws
 
@@ -32,11 +34,13 @@ class Networks:
     generator: module.
     discriminator: module.
     feature_network: 'vgg16' or 'vgg19', of the perceptual loss.
+    projected: discriminator on the features of VGG16, or None.
   """
 
   generator: Generator = flax.struct.field(pytree_node=False)
   discriminator: Discriminator = flax.struct.field(pytree_node=False)
   feature_network: str = flax.struct.field(pytree_node=False, default='vgg16')
+  projected: ProjectedDiscriminator | None = flax.struct.field(pytree_node=False, default=None)
 
 
 def move_style_average(networks: Networks, params: Tree, buffers: Tree, z: jax.Array) -> Tree:
@@ -92,7 +96,7 @@ def _augment(draws: Draws, images: tuple[jax.Array, ...], mask: jax.Array,
 def generator_loss(g_params: Tree, g_buffers: Tree, d_params: Tree, features: Tree,
                    probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
                    settings: Training) -> tuple[jax.Array, Metrics]:
-  """Gmain: both adversarial terms, the perceptual and the optional L1 term.
+  """Gmain: the adversarial terms, and those that compare the result with the image.
 
   Args:
     g_params: generator.
@@ -115,31 +119,53 @@ def generator_loss(g_params: Tree, g_buffers: Tree, d_params: Tree, features: Tr
       {'params': d_params}, seen, mask, seen_stage1)
   adversarial = losses.generator_adversarial(logits)
   adversarial_stage1 = losses.generator_adversarial(logits_stage1)
-  perceptual = _perceptual(features, image, batch['image'], networks, settings)
   l1 = losses.mean_absolute(image, batch['image'])
-  loss = (adversarial + adversarial_stage1 + settings.pcp_ratio * perceptual
-          + settings.l1_weight * l1)
-  metrics = {'loss/g': adversarial, 'loss/g_stage1': adversarial_stage1,
-             'loss/perceptual': perceptual, 'loss/l1': l1}
+  metrics = {'loss/g': adversarial, 'loss/g_stage1': adversarial_stage1, 'loss/l1': l1,
+             **_feature_losses(features, image, batch['image'], networks, settings)}
+  loss = (adversarial + adversarial_stage1 + settings.l1_weight * l1
+          + settings.pcp_ratio * metrics['loss/perceptual']
+          + settings.lpips_weight * metrics.get('loss/lpips', 0.0))
+  if networks.projected:
+    score = _score_projected(d_params, features, seen, mask, networks)
+    metrics['loss/g_projected'] = losses.generator_hinge(score)
+    loss += settings.projected_weight * metrics['loss/g_projected']
   return loss, metrics
 
 
-def _perceptual(features: Tree, image: jax.Array, target: jax.Array, networks: Networks,
-                settings: Training) -> jax.Array:
-  if not settings.pcp_ratio:
-    return jnp.float32(0.0)
-  weights = feature_nets.perceptual_layers(networks.feature_network)
+def _feature_losses(features: Tree, image: jax.Array, target: jax.Array, networks: Networks,
+                    settings: Training) -> Metrics:
+  """The perceptual loss and LPIPS, from one pass of the feature network for each image."""
+  weights = (feature_nets.perceptual_layers(networks.feature_network)
+             if settings.pcp_ratio else {})
+  compared = feature_nets.LPIPS_LAYERS['vgg'] if settings.lpips_weight else ()
+  layers = {*weights, *compared}
+  a, b = (_features(features, x, layers, networks) for x in (image, target))
+  found = {'loss/perceptual': jnp.float32(losses.perceptual(a, b, weights))}
+  if compared:
+    found['loss/lpips'] = jnp.mean(feature_nets.lpips(
+        *([x[layer] for layer in compared] for x in (a, b)), features['lpips']))
+  return found
 
-  def extract(x: jax.Array) -> dict[str, jax.Array]:
-    return feature_nets.vgg_features(
-        features, feature_nets.imagenet_normalize(x), weights, networks.feature_network,
-        networks.generator.dtype)
 
-  return losses.perceptual(extract(image), extract(target), weights)
+def _features(params: Tree, images: jax.Array, layers: Iterable[str],
+              networks: Networks) -> dict[str, jax.Array]:
+  if not layers:
+    return {}
+  return feature_nets.vgg_features(
+      params, feature_nets.imagenet_normalize(images), layers, networks.feature_network,
+      networks.generator.dtype)
+
+
+def _score_projected(d_params: Tree, features: Tree, images: jax.Array, mask: jax.Array,
+                     networks: Networks) -> jax.Array:
+  """Logits of the discriminator on features."""
+  return networks.projected.apply(
+      {'params': d_params[projected.PARAMS]}, _features(features, images, projected.LAYERS, networks),
+      mask)
 
 
 def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages: Tree,
-                       probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
+                       features: Tree, probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
                        settings: Training) -> tuple[jax.Array, Metrics]:
   """Dmain: generated and real images through both branches, augmented alike.
 
@@ -148,6 +174,7 @@ def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages
     g_params: generator; no gradient flows into it.
     g_buffers: its buffers, `w_avg` moved already.
     averages: moving averages of the logits for LeCam, see `TrainState.lecam`.
+    features: weights of the feature network.
     probability: float32 [], of the augmentation.
     batch: real images and masks.
     draws: the randomness.
@@ -179,6 +206,11 @@ def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages
   if settings.lecam_weight:
     metrics['loss/lecam'] = losses.lecam(logits, averages)
     total += settings.lecam_weight * metrics['loss/lecam']
+  if networks.projected:
+    fake, real = (_score_projected(d_params, features, x, mask, networks)
+                  for x in (image, real_image))
+    metrics['loss/d_projected'] = losses.discriminator_hinge(fake, real)
+    total += metrics['loss/d_projected']
   return total, metrics
 
 

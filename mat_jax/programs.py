@@ -144,6 +144,7 @@ def compiled_create(networks: Networks, settings: Training,
                     mesh: Mesh) -> Callable[[jax.Array], TrainState]:
   """The jitted initialisation: key -> fresh state on every device."""
   def create(key: jax.Array) -> TrainState:
-    return train_state.create(key, networks.generator, networks.discriminator, settings)
+    return train_state.create(key, networks.generator, networks.discriminator, settings,
+                              networks.projected)
 
   return jax.jit(create, out_shardings=sharding.replicated(mesh))

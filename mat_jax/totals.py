@@ -3,6 +3,7 @@
 A metric that is not finite is left out of the mean and counted instead.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,14 +13,21 @@ Totals = dict[str, jax.Array]
 
 # The loss terms: what is watched for numbers that are not finite.
 LOSSES = ('loss/g', 'loss/g_stage1', 'loss/perceptual', 'loss/l1', 'loss/d', 'loss/d_stage1',
-          'loss/lecam', 'loss/r1', 'loss/r1_stage1')
-_METRICS = (*LOSSES, 'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
+          'loss/lecam', 'loss/r1', 'loss/r1_stage1', 'loss/lpips', 'loss/g_projected',
+          'loss/d_projected')
+# Of options that are off by default; a state has sums of those that its run takes.
+_OPTIONAL = ('loss/lpips', 'loss/g_projected', 'loss/d_projected')
+_METRICS = (*(name for name in LOSSES if name not in _OPTIONAL), 'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
             'signs/fake', 'signs/fake_stage1', 'signs/real', 'signs/real_stage1')
 
 
-def empty() -> Totals:
-  """No steps yet: name -> float32 [3], the sum, its number and the number left out."""
-  return {name: jnp.zeros(3) for name in _METRICS}
+def empty(optional: Iterable[str] = ()) -> Totals:
+  """No steps yet: name -> float32 [3], the sum, its number and the number left out.
+
+  Args:
+    optional: names of losses that only some runs have.
+  """
+  return {name: jnp.zeros(3) for name in (*_METRICS, *optional)}
 
 
 def add(totals: Totals, metrics: dict[str, jax.Array]) -> Totals:
@@ -36,5 +44,6 @@ def means(totals: dict[str, Any]) -> dict[str, float]:
   """Name -> mean; metrics without a number are left out, `nonfinite_losses` is a count."""
   found = {name: float(total) / float(count)
            for name, (total, count, _) in totals.items() if count}
-  found['nonfinite_losses'] = float(sum(totals[name][2] for name in LOSSES))
+  found['nonfinite_losses'] = float(
+      sum(totals[name][2] for name in LOSSES if name in totals))
   return found

@@ -15,6 +15,7 @@ from mat_jax import totals as totals_lib
 from mat_jax.compute import for_platform
 from mat_jax.discriminator import Discriminator
 from mat_jax.generator import Generator
+from mat_jax.projected import LAYERS, PARAMS, ProjectedDiscriminator
 from mat_jax.settings import Optimizer, Training
 
 Tree = Any
@@ -163,7 +164,7 @@ def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tr
 
 
 def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
-           settings: Training) -> TrainState:
+           settings: Training, projected: ProjectedDiscriminator | None = None) -> TrainState:
   """A fresh state.
 
   Args:
@@ -171,6 +172,7 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
     generator: module.
     discriminator: module.
     settings: of the step.
+    projected: discriminator on features, or None.
 
   Returns:
     The state; run it under `jax.jit`, or `jax.eval_shape` for its shapes.
@@ -180,6 +182,9 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
   image, mask, z = jnp.zeros((1, side, side, 3)), jnp.ones((1, side, side, 1)), jnp.zeros((1, 512))
   g_variables = fresh_variables(g_key, generator, image, mask, z)
   d_params = fresh_variables(d_key, discriminator, image, mask, image)['params']
+  if projected:
+    d_params[PARAMS] = fresh_variables(
+        jax.random.fold_in(d_key, 1), projected, _no_features(side), mask)['params']
   g_optimizer, d_optimizer = make_optimizers(settings)
   g_params, g_buffers = g_variables['params'], g_variables['buffers']
   return TrainState(
@@ -192,4 +197,16 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
           probability=jnp.float32(settings.augmentation.probability),
           sign_sum=jnp.float32(0.0), sign_count=jnp.float32(0.0)),
       lecam={name: jnp.float32(0.0) for name in LECAM_AVERAGES},
-      totals=totals_lib.empty())
+      totals=totals_lib.empty(_optional_losses(settings, projected)))
+
+
+def _no_features(side: int) -> dict[str, jax.Array]:
+  """Features of one image, of the shapes that VGG16's have."""
+  shapes = zip(LAYERS, (128, 256, 512, 512), strict=True)
+  return {layer: jnp.zeros((1, side >> i, side >> i, channels))
+          for i, (layer, channels) in enumerate(shapes, 1)}
+
+
+def _optional_losses(settings: Training, projected: ProjectedDiscriminator | None) -> list[str]:
+  return ([name for name in ('loss/lpips',) if settings.lpips_weight]
+          + [f'loss/{network}_projected' for network in 'gd' if projected])

@@ -146,7 +146,7 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
 
 
 @jax.named_scope('Dmain')
-def update_discriminator(state: TrainState, batch: Batch, key: jax.Array,
+def update_discriminator(state: TrainState, features: Tree, batch: Batch, key: jax.Array,
                          context: Context) -> tuple[TrainState, Metrics]:
   """Dmain and its step of Adam; arguments and result as of `update_generator`.
 
@@ -159,7 +159,7 @@ def update_discriminator(state: TrainState, batch: Batch, key: jax.Array,
   def loss(params: Tree, shared: Tree, examples: Tree) -> tuple[jax.Array, Metrics]:
     return phases.discriminator_loss(params, *shared, *examples, networks, settings)
 
-  shared = (state.g_params, buffers, state.lecam, state.augment.probability)
+  shared = (state.g_params, buffers, state.lecam, features, state.augment.probability)
   gradients, metrics = context.gradients(loss, state.d_params, shared, (batch, draws))
   state = _apply_to_discriminator(state, gradients, settings)
   lecam = {name: _LECAM_DECAY * average + (1 - _LECAM_DECAY) * _finite(metrics[f'logits/{name}'])
@@ -273,7 +273,8 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
     if not freeze_generator:
       state, metrics = _count(
           metrics, update_generator(state, features, batch, g_key, context))
-    state, metrics = _count(metrics, update_discriminator(state, batch, d_key, context))
+    state, metrics = _count(metrics, update_discriminator(
+        state, features, batch, d_key, context))
     state, metrics = jax.lax.cond(
         state.step % settings.r1_interval == 0,
         lambda state, metrics: _count(

@@ -63,7 +63,7 @@ def gradients(devices, state, **train):
     found = {}
     for name, update in (
         ('Gmain', lambda c: train_step.update_generator(state, None, batch, key, c)),
-        ('Dmain', lambda c: train_step.update_discriminator(state, batch, key, c)),
+        ('Dmain', lambda c: train_step.update_discriminator(state, None, batch, key, c)),
         ('Dreg', lambda c: train_step.regularize_discriminator(state, batch, key, c))):
       update(context)
       found[name] = context.last

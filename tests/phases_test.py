@@ -5,7 +5,8 @@ import pytest
 
 from benchmarks import published_phases
 from configs import demo
-from mat_jax import Discriminator, Generator, settings
+from eval import lpips
+from mat_jax import Discriminator, Generator, settings, start, train_state
 from mat_jax import draws as draws_lib
 from mat_jax import phases as phases_lib
 from tests import reference
@@ -50,6 +51,64 @@ def test_r1_of_a_bfloat16_network_is_computed_in_float32(penalty):
   program = str(jax.make_jaxpr(
       lambda *values: jax.grad(loss, has_aux=True)(*values, dtype='bfloat16'))(*arguments))
   assert 'f32[' in program and 'bf16[' not in program
+
+
+@pytest.fixture(scope='module')
+def optional_losses():
+  """Gmain and Dmain of a small model with LPIPS and the discriminator on features."""
+  config = demo.get_config()
+  config.train.update(batch_size=4, lpips_weight=2.0, projected_weight=3.0, l1_weight=0.0)
+  config.augment.pipeline = 'bgc'
+  networks, features = start.make_networks(config)
+  options = settings.training_from_config(config)
+  state = jax.jit(lambda key: train_state.create(
+      key, networks.generator, networks.discriminator, options, networks.projected))(
+          jax.random.key(0))
+  rng = np.random.default_rng(0)
+  batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
+           'mask': (rng.uniform(size=(4, 64, 64, 1)) > 0.5).astype(np.float32)}
+  draws = draws_lib.draw(jax.random.key(1), networks.generator, state.g_buffers, 0.0, options)
+
+  @jax.jit
+  def run(state, features):
+    found = phases_lib.generator_loss(
+        state.g_params, state.g_buffers, state.d_params, features, jnp.float32(0.0), batch, draws,
+        networks, options)
+    gradients, metrics = jax.grad(phases_lib.discriminator_loss, has_aux=True)(
+        state.d_params, state.g_params, state.g_buffers, state.lecam, features, jnp.float32(0.0),
+        batch, draws, networks, options)
+    image, _ = phases_lib.generate(
+        networks, state.g_params, state.g_buffers, batch, draws, options)
+    return image, *found, gradients, metrics
+
+  return state, features, batch, run(state, features)
+
+
+def test_lpips_in_training_is_that_of_the_evaluation(optional_losses):
+  _, _, batch, (image, _, metrics, *_) = optional_losses
+  expected = np.mean(lpips.LPIPS('vgg')(np.clip(image, -1, 1), batch['image']))
+  clipped = np.mean(np.abs(np.asarray(image)) > 1)
+  assert clipped < 0.01
+  np.testing.assert_allclose(metrics['loss/lpips'], expected, rtol=5e-3)
+
+
+def test_optional_losses_are_weighted(optional_losses):
+  *_, (_, loss, metrics, _, _) = optional_losses
+  np.testing.assert_allclose(
+      loss, metrics['loss/g'] + metrics['loss/g_stage1'] + 2 * metrics['loss/lpips']
+      + 3 * metrics['loss/g_projected'], rtol=1e-5)
+
+
+def test_the_discriminator_on_features_learns_beside_the_other(optional_losses):
+  state, *_, (*_, gradients, metrics) = optional_losses
+  assert set(gradients) == {'dis', 'dis_stage1', 'projected'}
+  for name, tree in gradients.items():
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(tree)), name
+  assert 0 < metrics['loss/d_projected'] < 4
+  assert {'loss/lpips', 'loss/g_projected', 'loss/d_projected'} <= set(state.totals)
+
+
+# At full size against the published implementation.
 
 
 @pytest.mark.slow
