@@ -71,6 +71,17 @@ def test_precisions_are_of_the_products_and_of_the_networks():
   assert 'HIGHEST' not in products('bfloat16') and 'bf16' in products('bfloat16')
 
 
+def test_a_machine_that_only_measures_needs_few_packages():
+  program = '''
+import sys
+for name in ('clu', 'pooch', 'requests', 'safetensors', 'tensorflow', 'torch', 'tqdm'):
+  sys.modules[name] = None
+from benchmarks import device, parity
+'''
+  subprocess.run([sys.executable, '-c', program], cwd=_ROOT,
+                 env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, check=True)
+
+
 def test_a_mistake_is_one_sentence():
   done = subprocess.run(
       [sys.executable, '-m', 'benchmarks.parity', '--programs=generator'], cwd=_ROOT,
