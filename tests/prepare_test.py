@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import pipeline, portraits, prepare
 from input_pipeline.mask_files import random_masks
+from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
 
@@ -24,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def config(**options):
-  return PortraitsConfig(name='prepared', resolution=RESOLUTION, **options)
+  return PortraitsConfig(name='prepared', settings=Settings(RESOLUTION, **options))
 
 
 @pytest.fixture(scope='module')
@@ -149,7 +150,7 @@ def test_wrong_requests_leave_nothing(raw, tmp_path):
       (str(few), {}, '1 of 4 images can be used, too few'),
       (raw, {'resolution': 4}, 'resolution is 4')):
     with pytest.raises(UserError, match=message):
-      prepare.prepare(data_dir, str(output), PortraitsConfig(name='x', **options))
+      prepare.prepare(data_dir, str(output), PortraitsConfig('x', settings=Settings(**options)))
     assert not output.exists() and sorted(os.listdir(tmp_path)) == ['few']
   output.mkdir()
   (output / 'mine').touch()
