@@ -22,7 +22,7 @@ def crop_box(kind: str, size: tuple[int, int], head: Head, min_side: int = 1) ->
       in the last one not in the middle.
     size: width and height of the picture, in pixels.
     head: in the picture.
-    min_side: of the crop, in pixels; a smaller picture is taken whole.
+    min_side: of the crop, in pixels, as far as the picture is that large.
 
   Returns:
     Left, top, right and bottom, in pixels, within the picture.

@@ -64,7 +64,7 @@ def groups(fingerprints: Sequence[Fingerprint], distance: int) -> list[list[int]
     Positions of the pictures, each in one group, in order within a group; the groups in the
     order of their first ones.
   """
-  hashes = np.array([[np.frombuffer(side, np.uint8) for side in pair] for pair in fingerprints])
+  hashes = np.array([[np.frombuffer(side, np.uint64) for side in pair] for pair in fingerprints])
   first = list(range(len(fingerprints)))  # an earlier picture of the group; the first names itself
 
   def root(position: int) -> int:
@@ -84,5 +84,5 @@ def groups(fingerprints: Sequence[Fingerprint], distance: int) -> list[list[int]
 
 
 def _distances(hashes: np.ndarray, other: np.ndarray) -> np.ndarray:
-  """Counts differing bits: uint8 [N, 2, B] and [B] -> int [N], the smaller one of both sides."""
+  """Counts differing bits: uint64 [N, 2, W] and [W] -> int [N], the smaller one of both sides."""
   return np.bitwise_count(hashes ^ other).sum(-1, dtype=np.int64).min(1)
