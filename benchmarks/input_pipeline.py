@@ -26,6 +26,7 @@ import tensorflow as tf
 from input_pipeline import images, masks, pipeline, prepare, stream
 from input_pipeline.mask_files import random_masks
 from input_pipeline.portraits import Portraits, open_portraits
+from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Length of a measurement.')
@@ -124,7 +125,7 @@ def run(folder: str) -> dict[str, object]:
     write_folder(path, side)
     raw[side] = open_portraits(path)
   for resolution, side in ((256, 300), (512, 600)):
-    config = PortraitsConfig(name=str(resolution) + 'px', resolution=resolution)
+    config = PortraitsConfig(name=str(resolution) + 'px', settings=Settings(resolution))
     output = os.path.join(folder, f'shards{resolution}')
     stored[resolution] = open_portraits(prepare.prepare(raw[side].source.location, output, config))
   next(make_stream(stored[256], 256, 'large'))  # the first stream loads libraries

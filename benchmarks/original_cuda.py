@@ -233,8 +233,8 @@ def measure_generator(mat: Any, args: argparse.Namespace, precision: str, size: 
 
   first = clock.waited(run, args.warm_up, 60.0)
   peak_memory(args.device)
-  times = clock.queued(run, 3 * args.steps, args.row_seconds / 2)
-  waited = clock.waited(run, 3 * args.steps, args.row_seconds / 2)
+  times = clock.queued(run, args.steps, args.row_seconds / 2)
+  waited = clock.waited(run, args.steps, args.row_seconds / 2)
   seconds = statistics.median(times)
   return {'images_per_second': size / seconds, 'seconds': seconds,
           'waited_seconds': statistics.median(waited), 'calls': len(times),
@@ -269,7 +269,7 @@ def reason_to_skip(rows: list[Row], kind: str, precision: str, size: int, left: 
   done = [row for row in rows if row['kind'] == kind and 'row_seconds' in row]
   if done:
     last = max(done, key=lambda row: row['batch_size'] <= size and row['batch_size'])
-    needed = last['row_seconds'] * max(1.0, size / last['batch_size'] / 2)
+    needed = last['row_seconds'] * max(1.0, size / last['batch_size'] / 3)
     if needed > left:
       return f'would take about {needed:.0f} s'
   return None
@@ -331,6 +331,9 @@ def main() -> None:
   warnings.filterwarnings('ignore', 'conv2d_gradfix not supported')
   torch.manual_seed(0)
   mat = original_torch.import_networks(args.original)
+  made_networks(mat, args.resolution)
+  import_losses()
+  print(f'{time.perf_counter() - begun:.1f} s until the networks are made', flush=True)
   found = environment(args.device) | {'resolution': args.resolution, 'rows': []}
   rows, sizes = found['rows'], [int(size) for size in args.sizes.split(',') if size]
   for kind, precision, size in PLAN:

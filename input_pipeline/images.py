@@ -57,11 +57,11 @@ def decode(data: bytes, target_side: int | None = None) -> Image.Image:
     ValueError: too many pixels or a side below `MIN_SIDE`; and, for files that are
       broken, whatever Pillow's decoders raise.
   """
-  return _to_rgb(_decode_upright(data, target_side))
+  return to_rgb(decode_upright(data, target_side))
 
 
-def _decode_upright(data: bytes, target_side: int | None = None) -> Image.Image:
-  """Decodes an image of any mode; see `decode`."""
+def decode_upright(data: bytes, target_side: int | None = None) -> Image.Image:
+  """Decodes an image and leaves it in its mode, with its transparency; else as `decode`."""
   with Image.open(io.BytesIO(data), formats=FORMATS) as image:
     _check_size(image)
     if target_side:
@@ -102,10 +102,10 @@ def load_levels(path: str) -> np.ndarray:
     UserError: as `load_image`.
   """
   with _naming(path), open(path, 'rb') as file:
-    image = _decode_upright(read_limited(file))
+    image = decode_upright(read_limited(file))
     if image.mode.startswith('I'):
       return np.clip(np.asarray(image), 0, np.iinfo(np.uint16).max).astype(np.uint16)
-    return np.asarray(_to_rgb(image))
+    return np.asarray(to_rgb(image))
 
 
 def read_size(path: str) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def _draft(image: Image.Image, target_side: int) -> None:
     image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
   """Converts an image of any mode to RGB, on white where it is transparent."""
   if image.mode == 'RGB' and not image.has_transparency_data:
     return image
@@ -188,6 +188,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     white = Image.new('RGBA', image.size, 'white')
     image = Image.alpha_composite(white, image)
   return image.convert('RGB')
+
+
+def alpha(image: Image.Image) -> np.ndarray | None:
+  """Returns how opaque an image is: uint8 [H, W], 255 where it is; None without transparency."""
+  # Of the 16-bit modes `to_rgb` drops it.
+  if not image.has_transparency_data or image.mode.startswith(('I', 'F')):
+    return None
+  return np.asarray(image.convert('RGBA'))[..., 3]
 
 
 def square(

@@ -110,14 +110,22 @@ def _stored_splits(source: Source, seed: int) -> dict[str, Sequence[int]] | None
   return {name: source.splits[name] for name in SPLITS}
 
 
-def draw_splits(count: int, seed: int) -> dict[str, Sequence[int]]:
-  """Splits the numbers below `count`; see `Portraits.split`."""
+def draw_splits(count: int, seed: int, with_test: bool = True) -> dict[str, Sequence[int]]:
+  """Splits the numbers below `count`; see `Portraits.split`.
+
+  Args:
+    count: how many.
+    seed: of the shuffle.
+    with_test: False leaves the test split empty and gives its share to training.
+  """
   shuffled = list(range(count))
   random.Random(seed).shuffle(shuffled)
   # Integers: 0.85 * n rounds differently for some n.
   num_validation = max(1, count // 10)
   num_train = min(count * 85 // 100, count - num_validation - 1)
-  if count < len(SPLITS):
+  if not with_test:
+    num_train = count - num_validation
+  if count < (len(SPLITS) if with_test else 2):
     num_train, num_validation = count, 0
   end = num_train + num_validation
   return {'train': shuffled[:num_train], 'validation': shuffled[num_train:end],

@@ -1,24 +1,56 @@
-"""What preparation does to an image, and what it keeps of a collection.
+"""What preparation does to an image.
 
-Nothing here knows TFDS or Beam; `wikiart_portraits` writes the results.
+Nothing here knows TFDS or Beam; `split_plan` decides what becomes of the images, and
+`wikiart_portraits` writes the results.
 """
 
-import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
 import hashlib
 import io
-from typing import Any
+import os
 
+import numpy as np
 from PIL import Image
 
-from input_pipeline import images
+from input_pipeline import backgrounds, crops, heads, images, name_lists
 from input_pipeline.ahead import in_order
-from input_pipeline.portraits import SPLITS, Portraits, draw_splits
-from mat_jax.errors import UserError
+from input_pipeline.attribution import Row
+from input_pipeline.portraits import Portraits
 
+TRANSPARENCIES = ('white', 'muted')
 # A picture longer than that is no portrait, and its resized form might not fit memory.
 _MAX_ASPECT_RATIO = 16
+# How many times larger than the result a picture with transparency is laid on its background.
+_MAX_SHRINKING = 4
+_MAX_ENLARGEMENT = 1.25  # of a crop around the head
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How images are prepared and split.
+
+  Attributes:
+    resolution: length of the short side, in pixels.
+    quality: of the JPEGs, 1 to 100.
+    transparency: 'white', or 'muted' for backgrounds of `backgrounds.lay_on_muted`.
+    crops: kinds of squares that are cut, see `crops.crop_box`; none for the whole picture.
+    near_duplicates: largest distance of pictures that are kept on one side of the split, see
+      `near_duplicates.groups`; -1 for none.
+    held_out: names of the test split, see `name_lists.matches`; without any it is drawn.
+    leave_out: names of pictures that are not read, unless they are held out.
+    credits: who made the pictures, for the report.
+    split_seed: see `Portraits.split`.
+  """
+  resolution: int = 256
+  quality: int = 95
+  transparency: str = 'white'
+  crops: tuple[str, ...] = ()
+  near_duplicates: int = -1
+  held_out: tuple[str, ...] = ()
+  leave_out: tuple[str, ...] = ()
+  credits: tuple[Row, ...] = ()
+  split_seed: int = 123
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,65 +59,102 @@ class Prepared:
 
   Attributes:
     name: relative to its collection.
-    digest: of its resized pixels; '' for a broken one.
+    digest: of its resized pixels; '' for a broken one and for one that is left out.
     problem: what is wrong with a broken one, else ''.
-    data: JPEG, b'' for a broken one.
+    fingerprint: see `near_duplicates.fingerprint`; None where it is not asked for.
+    records: names of what is stored of it: itself or its crops.
+    data: JPEGs of these.
   """
   name: str
   digest: str = ''
   problem: str = ''
-  data: bytes = b''
+  fingerprint: tuple[bytes, bytes] | None = None
+  records: tuple[str, ...] = ()
+  data: tuple[bytes, ...] = ()
+
+  @property
+  def left_out(self) -> bool:
+    """Whether a list left it out."""
+    return not self.digest and not self.problem
+
+  def without_data(self) -> 'Prepared':
+    """Returns what is known of the image."""
+    return dataclasses.replace(self, data=())
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """What becomes of the images of a collection.
-
-  Attributes:
-    splits: split -> positions of its images in the collection, in order.
-    broken: name and problem of those left out.
-    duplicates: names of those left out, and of the ones that they repeat.
-  """
-  splits: dict[str, list[int]]
-  broken: list[tuple[str, str]]
-  duplicates: list[tuple[str, str]]
-
-  def place(self, split: str, position: int) -> int | None:
-    """Returns the place of an image within a split, None if it is not in it."""
-    place = bisect.bisect_left(self.splits[split], position)
-    found = place < len(self.splits[split]) and self.splits[split][place] == position
-    return place if found else None
-
-  def report(self) -> dict[str, Any]:
-    """Returns the plan for people, ready for JSON."""
-    return {
-        'images': sum(map(len, self.splits.values())),
-        'splits': {name: len(part) for name, part in self.splits.items()},
-        'broken': [{'name': name, 'problem': problem} for name, problem in self.broken],
-        'duplicates': [{'name': name, 'same_as': other} for name, other in self.duplicates],
-    }
-
-
-def prepare_image(portraits: Portraits, position: int, resolution: int, quality: int) -> Prepared:
+def prepare_image(portraits: Portraits, position: int, settings: Settings) -> Prepared:
   """Reads an image, resizes its short side and encodes it as JPEG without subsampling.
 
   Args:
     portraits: the collection.
     position: of the image.
-    resolution: length of the short side, in pixels.
-    quality: of the JPEG, 1 to 100.
+    settings: how.
   """
   name = portraits.source.name(portraits.positions[position])
+  if name_lists.matches(name, settings.leave_out) and not (
+      name_lists.matches(name, settings.held_out)):
+    return Prepared(name)
+  if settings.near_duplicates >= 0:
+    # A library that only this needs, and whose absence is no fault of the image.
+    from input_pipeline import near_duplicates
   try:
     data = portraits.source.read(portraits.positions[position])
-    image = _resize(images.decode(data, resolution), resolution)
+    image = images.decode_upright(data, None if settings.crops else settings.resolution)
+    plain = _resize(images.to_rgb(image), settings.resolution)
+    views = _views(image, plain, name, settings)
+    fingerprint = None
+    if settings.near_duplicates >= 0:
+      fingerprint = near_duplicates.fingerprint(image)
   # Archives and decoders meet broken files with errors of many types.
   except Exception as error:
     return Prepared(name, problem=images.reason(error))
-  digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-  encoded = io.BytesIO()
-  image.save(encoded, 'JPEG', quality=quality, subsampling=0)
-  return Prepared(name, digest, data=encoded.getvalue())
+  # A background depends on the name, and would tell equal pictures apart.
+  digest = hashlib.sha256(repr(plain.size).encode() + plain.tobytes()).hexdigest()
+  encoded = tuple(_encode(view, settings.quality) for view in views.values())
+  return Prepared(name, digest, fingerprint=fingerprint, records=tuple(views), data=encoded)
+
+
+def _views(
+    image: Image.Image, plain: Image.Image, name: str, settings: Settings
+) -> dict[str, Image.Image]:
+  """Makes what is stored of an image, by names."""
+  alpha = images.alpha(image)
+  if alpha is not None and settings.transparency == 'muted':
+    stem = os.path.splitext(name)[0]
+    image = backgrounds.lay_on_muted(_shrink(image, settings.resolution), stem)
+    plain = _resize(image, settings.resolution)
+  if not settings.crops:
+    return {name: plain}
+  return _cut(images.to_rgb(image), alpha, name, settings)
+
+
+def _cut(
+    image: Image.Image, alpha: np.ndarray | None, name: str, settings: Settings
+) -> dict[str, Image.Image]:
+  """Cuts the crops of an image, equal ones once."""
+  opaque = np.full((image.height, image.width), 255, np.uint8) if alpha is None else alpha
+  head = heads.find_head(opaque)
+  if head is None:
+    raise ValueError('hardly anything of it is opaque')
+  # The head was found before the picture was shrunk.
+  scale = image.width / opaque.shape[1]
+  head = heads.Head(*(scale * value for value in head))
+  stem, suffix = os.path.splitext(name)
+  found: dict[crops.Box, str] = {}
+  for kind in settings.crops:
+    box = crops.crop_box(kind, image.size, head, round(settings.resolution / _MAX_ENLARGEMENT))
+    found.setdefault(box, f'{stem}@{kind}{suffix}')
+  size = (settings.resolution, settings.resolution)
+  return {record: image.resize(size, images.RESAMPLING, box=box) for box, record in found.items()}
+
+
+def _shrink(image: Image.Image, resolution: int) -> Image.Image:
+  """Bounds the memory of a background; Pillow weighs colours by their alpha."""
+  scale = _MAX_SHRINKING * resolution / min(image.size)
+  image = image.convert('RGBA')
+  if scale >= 1:
+    return image
+  return image.resize(tuple(round(side * scale) for side in image.size), images.RESAMPLING)
 
 
 def _resize(image: Image.Image, resolution: int) -> Image.Image:
@@ -96,38 +165,13 @@ def _resize(image: Image.Image, resolution: int) -> Image.Image:
   return image.resize(size, images.RESAMPLING)
 
 
-def prepare_images(portraits: Portraits, resolution: int, quality: int) -> Iterator[Prepared]:
+def _encode(image: Image.Image, quality: int) -> bytes:
+  encoded = io.BytesIO()
+  image.save(encoded, 'JPEG', quality=quality, subsampling=0)
+  return encoded.getvalue()
+
+
+def prepare_images(portraits: Portraits, settings: Settings) -> Iterator[Prepared]:
   """All images of a collection after preparation, in order, on all cores."""
   return in_order(
-      lambda position: prepare_image(portraits, position, resolution, quality),
-      range(len(portraits)))
-
-
-def plan(prepared: Sequence[Prepared], split_seed: int) -> Plan:
-  """Decides which images stay and in which split.
-
-  Args:
-    prepared: all images of a collection in order; their data do not matter.
-    split_seed: of the shuffle, see `Portraits.split`.
-
-  Returns:
-    The plan: broken images and all but the first of equal ones are out.
-
-  Raises:
-    UserError: fewer images left than there are splits.
-  """
-  kept: dict[str, int] = {}
-  broken, duplicates = [], []
-  for position, image in enumerate(prepared):
-    if image.problem:
-      broken.append((image.name, image.problem))
-    elif kept.setdefault(image.digest, position) != position:
-      duplicates.append((image.name, prepared[kept[image.digest]].name))
-  positions = list(kept.values())
-  if len(positions) < len(SPLITS):
-    example = f', {broken[0][0]!r} because of {broken[0][1]!r}' if broken else ''
-    raise UserError(f'{len(positions)} of {len(prepared)} images can be used, too few for the '
-                    f'splits; {len(broken)} cannot be read{example}')
-  splits = draw_splits(len(positions), split_seed)
-  return Plan({name: sorted(positions[i] for i in splits[name]) for name in SPLITS}, broken,
-              duplicates)
+      lambda position: prepare_image(portraits, position, settings), range(len(portraits)))

@@ -6,8 +6,9 @@ TFDS's own command builds it too:
   tfds build input_pipeline/wikiart_portraits.py --manual_dir=PORTRAITS --data_dir=OUTPUT
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 import tqdm
 
-from input_pipeline import preparation
+from input_pipeline import preparation, split_plan
 from input_pipeline.portraits import Portraits, open_portraits
 
 REPORT = 'report.json'
@@ -27,16 +28,12 @@ class PortraitsConfig(tfds.core.BuilderConfig):
   """How the images are prepared.
 
   Attributes:
-    resolution: length that the short sides are resized to, in pixels.
+    settings: what is done to them.
     genre: see `open_portraits`.
-    split_seed: see `Portraits.split`.
-    quality: of the JPEGs, 1 to 100.
     portraits_dir: see `open_portraits`; '' takes TFDS's `manual_dir`.
   """
-  resolution: int = 256
+  settings: preparation.Settings = preparation.Settings()
   genre: str = 'portrait'
-  split_seed: int = 123
-  quality: int = 95
   portraits_dir: str = ''
 
 
@@ -46,7 +43,8 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
-      PortraitsConfig(name=str(resolution), resolution=resolution) for resolution in (256, 512)]
+      PortraitsConfig(name=str(resolution), settings=preparation.Settings(resolution))
+      for resolution in (256, 512)]
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Give the folder with the images: portrait_faces.zip of HistoGAN unpacked, ArtGAN's
   WikiArt with its genre tables, the shards of huggan/wikiart, or any folder of images.
@@ -57,7 +55,7 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
     super().__init__(file_format=file_format or tfds.core.FileFormat.ARRAY_RECORD, **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    config = self.builder_config
+    settings = self.builder_config.settings
     return tfds.core.DatasetInfo(
         builder=self,
         description='Images with their short sides resized, split into train, validation, test.',
@@ -68,8 +66,9 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
         # The order of the names: shuffling is the pipeline's work.
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(
-            resolution=config.resolution, split_seed=config.split_seed, quality=config.quality,
-            genre=str(config.genre)))
+            resolution=settings.resolution, split_seed=settings.split_seed,
+            quality=settings.quality, genre=str(self.builder_config.genre),
+            transparency=settings.transparency, crops=list(settings.crops)))
 
   def open_source(self, dl_manager: tfds.download.DownloadManager) -> Portraits:
     """Opens the collection that the data set is made from."""
@@ -79,27 +78,30 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
   def _split_generators(
       self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-    portraits, config = self.open_source(dl_manager), self.builder_config
+    portraits, settings = self.open_source(dl_manager), self.builder_config.settings
     spool, prepared = _Spool(os.fspath(self.data_path)), []
     for image in tqdm.tqdm(
-        preparation.prepare_images(portraits, config.resolution, config.quality),
+        preparation.prepare_images(portraits, settings),
         total=len(portraits), unit='image', desc='preparing', disable=None):
       spool.append(image.data)
-      prepared.append(dataclasses.replace(image, data=b''))
-    plan = preparation.plan(prepared, config.split_seed)
+      prepared.append(image.without_data())
+    plan = split_plan.plan(prepared, settings)
     write_report(plan, os.fspath(self.data_path))
     progress = tqdm.tqdm(total=plan.report()['images'], unit='image', desc='writing', disable=None)
-    names = [image.name for image in prepared]
-    return {split: self._generate_examples(positions, names, spool, progress)
-            for split, positions in plan.splits.items()}
+    return {split: self._generate_examples(split, plan, prepared, spool, progress)
+            for split in plan.splits}
 
   def _generate_examples(
-      self, positions: list[int], names: list[str], spool: '_Spool', progress: tqdm.tqdm
+      self, split: str, plan: split_plan.Plan, prepared: list[preparation.Prepared],
+      spool: '_Spool', progress: tqdm.tqdm
   ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the images of a split, numbered in its order."""
-    for i, position in enumerate(positions):
+    """Yields the records of a split, numbered in its order."""
+    for position in plan.splits[split]:
       progress.update()
-      yield i, {'image': spool.read(position), 'name': names[position]}
+      for number, name, data in zip(
+          plan.places(split, position), prepared[position].records, spool.read(position),
+          strict=False):
+        yield number, {'image': data, 'name': name}
 
 
 class _Spool:
@@ -110,19 +112,20 @@ class _Spool:
 
   def __init__(self, folder: str):
     self._file = tempfile.TemporaryFile(dir=folder)
-    self._ends = [0]
+    self._ends: list[list[int]] = []  # of the pieces of each image, after where it begins
 
-  def append(self, data: bytes) -> None:
-    self._file.write(data)
-    self._ends.append(self._file.tell())
+  def append(self, pieces: Sequence[bytes]) -> None:
+    self._ends.append(list(itertools.accumulate(map(len, pieces), initial=self._file.tell())))
+    for piece in pieces:
+      self._file.write(piece)
 
-  def read(self, position: int) -> bytes:
-    start, end = self._ends[position:position + 2]
-    self._file.seek(start)
-    return self._file.read(end - start)
+  def read(self, position: int) -> Iterator[bytes]:
+    for start, end in itertools.pairwise(self._ends[position]):
+      self._file.seek(start)
+      yield self._file.read(end - start)
 
 
-def write_report(plan: preparation.Plan, folder: str) -> None:
+def write_report(plan: split_plan.Plan, folder: str) -> None:
   """Writes what was kept and what not beside the shards."""
   text = json.dumps(plan.report(), indent=2, ensure_ascii=False)
   # Names of files need not be Unicode.

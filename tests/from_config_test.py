@@ -13,6 +13,7 @@ import pytest
 
 from configs import wikiart
 from input_pipeline import from_config, prepare
+from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
 
@@ -79,7 +80,7 @@ def as_parquet(folder, target):
 
 def as_data_set(folder, target):
   prepare.prepare(str(folder), str(target), PortraitsConfig(
-      name='x', resolution=RESOLUTION, quality=100))
+      name='x', settings=Settings(RESOLUTION, quality=100)))
   return target
 
 

@@ -250,3 +250,17 @@ def test_floating_point_pixels_are_refused(tmp_path):
   path = save(tmp_path / 'a.tiff', np.zeros((20, 20), np.float32))
   with pytest.raises(UserError, match='a.tiff.*floating-point'):
     images.load_image(path)
+
+
+def test_alpha_of_all_modes():
+  image = Image.new('RGBA', (9, 8), (9, 9, 9, 255))
+  image.putpixel((2, 1), (9, 9, 9, 0))
+  for mode in ('RGBA', 'LA', 'PA'):
+    alpha = images.alpha(image.convert(mode))
+    assert alpha.dtype == np.uint8 and alpha.shape == (8, 9)
+    assert alpha[1, 2] == 0 and (alpha == 255).sum() == 71
+  keyed = Image.new('L', (9, 8), 5)
+  keyed.info['transparency'] = 5
+  assert images.alpha(keyed).max() == 0
+  for mode in ('RGB', 'L', 'P', 'CMYK', 'I;16', 'F'):
+    assert images.alpha(Image.new(mode, (9, 8))) is None

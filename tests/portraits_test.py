@@ -125,6 +125,14 @@ def test_split_sizes(count, sizes):
   assert names(collection.split('all')) == names(collection)
 
 
+@pytest.mark.parametrize(('count', 'sizes'), [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (3, (2, 1)),
+                                              (20, (18, 2)), (105, (95, 10))])
+def test_a_split_without_test(count, sizes):
+  parts = portraits.draw_splits(count, 5, with_test=False)
+  assert tuple(len(parts[name]) for name in portraits.SPLITS) == (*sizes, 0)
+  assert sorted([*parts['train'], *parts['validation']]) == list(range(count))
+
+
 def test_split_does_not_depend_on_place_or_order_of_the_parts():
   files = [f'{"ab"[i % 2]}/{i * 37 % 101}.jpg' for i in range(50)]
   here = named(files, 'here').split('validation+test')

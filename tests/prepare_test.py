@@ -10,21 +10,23 @@ import subprocess
 import sys
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 import tensorflow_datasets as tfds
 
 from input_pipeline import pipeline, portraits, prepare
 from input_pipeline.mask_files import random_masks
+from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
+from tests.figures import draw_figure
 
 RESOLUTION = 32
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def config(**options):
-  return PortraitsConfig(name='prepared', resolution=RESOLUTION, **options)
+  return PortraitsConfig(name='prepared', settings=Settings(RESOLUTION, **options))
 
 
 @pytest.fixture(scope='module')
@@ -147,9 +149,14 @@ def test_wrong_requests_leave_nothing(raw, tmp_path):
   for data_dir, options, message in (
       (str(tmp_path / 'missing'), {}, 'does not exist'),
       (str(few), {}, '1 of 4 images can be used, too few'),
-      (raw, {'resolution': 4}, 'resolution is 4')):
+      (raw, {'resolution': 4}, 'resolution is 4'),
+      (raw, {'transparency': 'black'}, "unknown transparency 'black'.*white, muted"),
+      (raw, {'crops': ('head', 'foot')}, "unknown crop 'foot'.*top, shoulders, head, aside"),
+      (raw, {'held_out': ('00', 'nobody')}, "'nobody' .* matches none of the 16 images"),
+      (raw, {'leave_out': ('nobody/*',)}, "'nobody/.' .* matches none"),
+      (raw, {'held_out': ('*',)}, '0 without held-out ones.*too few')):
     with pytest.raises(UserError, match=message):
-      prepare.prepare(data_dir, str(output), PortraitsConfig(name='x', **options))
+      prepare.prepare(data_dir, str(output), PortraitsConfig('x', settings=Settings(**options)))
     assert not output.exists() and sorted(os.listdir(tmp_path)) == ['few']
   output.mkdir()
   (output / 'mine').touch()
@@ -167,6 +174,67 @@ def test_command_line(raw, tmp_path):
   again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
   assert again.returncode == 2 and again.stderr.startswith('error: ')
   assert len(again.stderr.splitlines()) == 1 and os.listdir(tmp_path) == ['out']
+
+
+@pytest.fixture(scope='module')
+def figures(tmp_path_factory):
+  """Twelve figures without a background, one of them again in a mirror, and a list of two."""
+  folder = tmp_path_factory.mktemp('figures')
+  for i in range(12):
+    head = (80 + 4 * (i % 3), 55 + 3 * (i % 4))
+    draw_figure(head=head, radius=18 + i % 5, seed=i).save(folder / f'{i:02}.png')
+  ImageOps.mirror(Image.open(folder / '03.png')).save(folder / 'mirrored.png')
+  (folder / 'test.txt').write_text('# held out\n03\n05.png\n')
+  (folder / 'credits.csv').write_text('file,license\n*,CC-BY-SA-4.0\n')
+  return folder
+
+
+def test_figures(figures, tmp_path):
+  pytest.importorskip('imagehash')
+  command = [
+      sys.executable, '-m', 'input_pipeline.prepare', f'--data_dir={figures}',
+      f'--output={tmp_path}/out', '--resolution=64', '--transparency=muted', '--crops=top,head',
+      '--near_duplicates=40', f'--held_out={figures}/test.txt', f'--credits={figures}/credits.csv']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[1:] == [
+      '21 crops of them, 18 for training',
+      'left out: 1 near a held-out one, mirrored.png for one; report.json there names all']
+  collection = portraits.open_portraits(f'{tmp_path}/out')
+  assert collection.split('test').stems() == ['03@top', '05@top']
+  train = collection.split('train').stems()
+  assert len(train) == 18 and len({stem.partition('@')[0] for stem in train}) == 9
+  assert not {'03@top', '03@head', '05@head', 'mirrored@top'} & set(train)
+  for i in range(len(collection)):
+    assert collection.load(i, 64)[:4, :4].max() < 210
+  (report,) = tmp_path.glob('out/*/*/*/report.json')
+  assert len(json.loads(report.read_text())['credits'][0]['names']) == 12
+
+
+def test_figures_on_beam_are_the_same(figures, tmp_path):
+  pytest.importorskip('apache_beam')
+  options = config(transparency='muted', crops=('top', 'head'), held_out=('03', '05'),
+                   leave_out=('mirrored',))
+  folders = [prepare.prepare(str(figures), str(tmp_path / str(runner)), options, runner)
+             for runner in (None, 'DirectRunner')]
+  first, second = map(portraits.open_portraits, folders)
+  assert len(first) == 21 and first.stems() == second.stems()
+  assert [first.source.read(i) for i in range(21)] == [second.source.read(i) for i in range(21)]
+  assert len({pathlib.Path(folder, 'report.json').read_text() for folder in folders}) == 1
+
+
+def test_near_duplicates_need_a_library(raw, tmp_path, monkeypatch):
+  monkeypatch.delitem(sys.modules, 'input_pipeline.near_duplicates', raising=False)
+  monkeypatch.setitem(sys.modules, 'imagehash', None)
+  with pytest.raises(UserError, match='ImageHash is not installed'):
+    prepare.prepare(raw, str(tmp_path / 'out'), config(near_duplicates=10))
+  assert not os.listdir(tmp_path)
+
+
+def test_a_distance_that_any_two_pictures_have(raw, tmp_path):
+  pytest.importorskip('imagehash')
+  with pytest.raises(UserError, match='200 of 256 bits.*less than 128'):
+    prepare.prepare(raw, str(tmp_path / 'out'), config(near_duplicates=200))
 
 
 @pytest.fixture
