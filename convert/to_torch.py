@@ -16,7 +16,15 @@ import jax
 import numpy as np
 
 from convert import names, safetensors_files, torch_writer
-from mat_jax import checkpoint, command_line, first_stage, new_files, resample, sizes
+from mat_jax import (
+  checkpoint,
+  command_line,
+  first_stage,
+  new_files,
+  projected,
+  resample,
+  sizes,
+)
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.transformer import shift_mask
 
@@ -127,7 +135,10 @@ def _restore(source: str, network: str) -> tuple[Tree, Mapping[str, Any]]:
   start = checkpoint.restore_networks(source, ('d_params',))
   if 'd_params' not in start.networks:
     raise UserError(f'{start.path} has no discriminator')
-  return {'params': start.networks['d_params']}, start.model
+  # The published discriminator has no part on features.
+  params = {name: tree for name, tree in start.networks['d_params'].items()
+            if name != projected.PARAMS}
+  return {'params': params}, start.model
 
 
 def _warn_of_another_size(model: Mapping[str, Any]) -> None:

@@ -140,6 +140,16 @@ def _log_parameters(name: str, params: Any) -> None:
       params, include_stats=False, msg=f'Parameters of the {name}', jax_logging_process=0)
 
 
+def _with_heads_of(ours: Any, found: Any) -> Any:
+  """Parameters of a discriminator, with one on features if and only if the run has one."""
+  branches = {name: params for name, params in found.items() if name != projected.PARAMS}
+  if projected.PARAMS not in ours:
+    return branches
+  heads = found.get(projected.PARAMS)
+  return {**branches, projected.PARAMS: jax.device_get(ours[projected.PARAMS])
+          if heads is None else heads}
+
+
 def _take_over(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
   """A fresh state with the networks of `config.init_from`."""
   found = restore_networks(config.init_from)
@@ -150,7 +160,6 @@ def _take_over(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh)
     logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
                     'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
     fields['warmup_images'] = np.int32(round(warmup * 1000))
-  elif projected.PARAMS in state.d_params and projected.PARAMS not in fields['d_params']:
-    fresh = jax.device_get(state.d_params[projected.PARAMS])
-    fields['d_params'] = {**fields['d_params'], projected.PARAMS: fresh}
+  else:
+    fields['d_params'] = _with_heads_of(state.d_params, fields['d_params'])
   return state.replace(**sharding.replicate(fields, mesh))

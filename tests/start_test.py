@@ -1,10 +1,15 @@
 import os
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
-from mat_jax import start, train
+from convert import to_torch
+from mat_jax import settings, sharding, start, train
+from mat_jax.checkpoint import restore_networks
 from mat_jax.disk import UnreachableError
+from mat_jax.errors import UserError
 from tests import runs
 
 
@@ -37,3 +42,36 @@ def test_the_model_of_init_from_is_taken(trained, tmp_path):
   config.model.mapping_layers = None
   found = start.with_model_of(config, str(tmp_path / 'new'))
   assert found.model.mapping_layers == trained[1].model.mapping_layers
+
+
+def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_path):
+  config = trained[1].copy_and_resolve_references()
+  config.init_from = f'{trained[0]}/best'
+  config.train.projected_weight = 1.0
+  branches, heads = {'dis', 'dis_stage1'}, {'dis', 'dis_stage1', 'projected'}
+  workdir = str(tmp_path / 'with')
+
+  def begin(config, workdir):
+    networks, _ = start.make_networks(config)
+    checkpoints = start.open_checkpoints(config, workdir, num_images=1)
+    return checkpoints, start.initial_state(
+        config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
+
+  checkpoints, state = begin(config, workdir)
+  assert set(state.d_params) == heads
+  published = restore_networks(config.init_from).networks['d_params']
+  jax.tree.map(np.testing.assert_array_equal, published, {k: state.d_params[k] for k in branches})
+  checkpoints.save(state.replace(step=state.step + 1))
+  _, resumed = begin(config, workdir)
+  jax.tree.map(np.testing.assert_array_equal, resumed.d_params, state.d_params)
+  config.init_from, config.train.projected_weight = workdir, 0.0
+  assert set(begin(config, str(tmp_path / 'without'))[1].d_params) == branches
+  to_torch.convert_file(workdir, str(tmp_path / 'weights.pth'), 'D')
+
+
+def test_losses_on_vgg16_need_vgg16(trained, monkeypatch):
+  config = trained[1].copy_and_resolve_references()
+  config.train.update(lpips_weight=1.0, vgg_weights='vgg19')
+  monkeypatch.setattr(start.feature_weights, 'load_vgg', lambda weights: ('vgg19', {}))
+  with pytest.raises(UserError, match='train.lpips_weight needs VGG16'):
+    start.make_networks(config)
