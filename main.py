@@ -26,8 +26,10 @@ from ml_collections import config_flags
 
 from eval import evaluate
 from input_pipeline import pipeline
-from mat_jax import cluster, command_line, compilation_cache, inpaint, train
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.inference import inpaint
+from mat_jax.runtime import cluster, command_line, compilation_cache
+from mat_jax.training import train
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')

@@ -18,10 +18,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from configs import base
-from mat_jax import draws, feature_nets, phases, programs, settings, sharding, train_step
-from mat_jax.phases import Networks
+from mat_jax import settings
+from mat_jax.features import vgg
+from mat_jax.runtime import sharding
 from mat_jax.settings import Training
-from mat_jax.train_state import TrainState, create
+from mat_jax.training import draws, phases, programs, train_step
+from mat_jax.training.phases import Networks
+from mat_jax.training.train_state import TrainState, create
 
 Tree = Any
 # A jitted function and the shapes of its arguments.
@@ -182,7 +185,7 @@ def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
 def vgg_shapes(network: str) -> Tree:
   """Shapes of the weights of the perceptual network, 'vgg16' or 'vgg19'."""
   shapes, width = {}, 3
-  for name in feature_nets.conv_names(network):
+  for name in vgg.conv_names(network):
     features = _VGG_WIDTHS[int(name[len('conv')]) - 1]
     shapes[name] = {'kernel': jax.ShapeDtypeStruct((3, 3, width, features), jnp.float32),
                     'bias': jax.ShapeDtypeStruct((features,), jnp.float32)}

@@ -25,8 +25,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from benchmarks import abstract_step
-from mat_jax import compilation_cache, inference, programs, settings, sharding, start
+from mat_jax import settings
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.inference import completion
+from mat_jax.runtime import compilation_cache, sharding
+from mat_jax.training import programs, start
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 _PROGRAMS = ('step', 'demo_step', 'fresh_weights', 'demo_fresh_weights', 'generator')
@@ -72,7 +75,7 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
   if name == 'generator':
     variables = {'params': state.ema_params, 'buffers': state.ema_buffers}
     seeds, psi = jax.ShapeDtypeStruct((1,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32)
-    return inference.complete, (generator, variables, images(1, 3), images(1, 1), seeds, psi)
+    return completion.complete, (generator, variables, images(1, 3), images(1, 1), seeds, psi)
   count = config.train.batch_size
   features = abstract_step.vgg_shapes('vgg16') if config.train.pcp_ratio else None
   batch = {'image': images(count, 3), 'mask': images(count, 1)}

@@ -39,8 +39,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import abstract_step, analytic, device_kernels, device_peaks
-from mat_jax import programs, settings, sharding
+from mat_jax import settings
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.runtime import sharding
+from mat_jax.training import programs
 
 Tree = Any
 Row = dict[str, Any]

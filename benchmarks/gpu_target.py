@@ -8,8 +8,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from mat_jax import sharding
 from mat_jax.errors import UserError
+from mat_jax.runtime import sharding
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'gpu_targets')
 INSTALL = "pip install -e '.[gpu-aot]'"

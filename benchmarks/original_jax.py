@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import abstract_step
-from mat_jax import compilation_cache, inference, programs, sharding
+from mat_jax.inference import completion
+from mat_jax.runtime import compilation_cache, sharding
+from mat_jax.training import programs
 
 
 def _images(size: int, resolution: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +38,7 @@ def make_inference(size: int, resolution: int) -> Callable[[], None]:
 
   def run() -> None:
     jax.block_until_ready(
-        inference.complete(made.networks.generator, variables, image, mask, seeds))
+        completion.complete(made.networks.generator, variables, image, mask, seeds))
 
   return run
 

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import published, published_phases
-from mat_jax.compute import for_platform
-from mat_jax.discriminator import Discriminator
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.generator import Generator
-from mat_jax.phases import Networks
+from mat_jax.nn.discriminator import Discriminator
+from mat_jax.nn.generator import Generator
+from mat_jax.ops.compute import for_platform
+from mat_jax.training.phases import Networks
 
 Row = dict[str, Any]
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks import fill
 from convert import from_torch
-from mat_jax.discriminator import Discriminator
-from mat_jax.generator import Generator
+from mat_jax.nn.discriminator import Discriminator
+from mat_jax.nn.generator import Generator
 
 Tree = Any
 # (variables, inputs) -> the results to compare.

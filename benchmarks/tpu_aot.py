@@ -33,8 +33,8 @@ from jax.experimental import topologies
 
 from benchmarks import abstract_step, analytic, hlo_text
 from benchmarks.chips import TPUS, Chip
-from mat_jax import command_line, sharding
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.runtime import command_line, sharding
 
 # Of this command alone: others, which a test imports too, have flags of the same names.
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()

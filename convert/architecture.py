@@ -7,10 +7,10 @@ import statistics
 import numpy as np
 
 from convert import limits
-from mat_jax import sizes
-from mat_jax.discriminator import Discriminator
 from mat_jax.errors import UserError
-from mat_jax.generator import Generator
+from mat_jax.nn import sizes
+from mat_jax.nn.discriminator import Discriminator
+from mat_jax.nn.generator import Generator
 
 StateDict = Mapping[str, np.ndarray]
 

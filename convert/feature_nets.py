@@ -9,7 +9,7 @@ as a path. All are recognised by their checksum.
 
 downloads and checks ahead of time, for machines that will have no network. With
 VGG16 the perceptual loss uses conv4_3 and conv5_3, with VGG19 conv4_4 and conv5_4
-(`mat_jax.feature_nets.perceptual_layers`), weights 1/4 and 1/2 for both.
+(`mat_jax.features.vgg.perceptual_layers`), weights 1/4 and 1/2 for both.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,9 @@ import numpy as np
 
 from convert import array_pickle, weight_files
 from convert.torch_reader import read_networks
-from mat_jax import command_line, feature_nets, inception
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.features import inception, vgg
+from mat_jax.runtime import command_line
 
 Params = dict[str, dict[str, np.ndarray]]
 LpipsParams = dict[str, Params | list[np.ndarray]]
@@ -116,7 +117,7 @@ def load_inception(weights: str | None = None) -> Params:
       cache, or downloads it.
 
   Returns:
-    Parameters of `mat_jax.inception.inception_features`, float32.
+    Parameters of `mat_jax.features.inception.inception_features`, float32.
 
   Raises:
     UserError: the file is missing, or is another than expected.
@@ -145,7 +146,7 @@ def vgg_params_from_state_dict(state_dict: StateDict, network: str) -> Params:
     UserError: a parameter is missing or misshapen.
   """
   params, index, channels = {}, 0, 3
-  for name in feature_nets.conv_names(network):
+  for name in vgg.conv_names(network):
     if name.endswith('_1') and name != 'conv1_1':
       index += 1  # the pooling before the block
     params[name] = _conv(state_dict, f'features.{index}', network, channels, side=3)
@@ -168,7 +169,7 @@ def alexnet_params_from_state_dict(state_dict: StateDict) -> Params:
     UserError: a parameter is missing or misshapen.
   """
   params, channels = {}, 3
-  layers = zip(feature_nets.ALEXNET_LAYERS, (0, 3, 6, 8, 10), (11, 5, 3, 3, 3), strict=True)
+  layers = zip(vgg.ALEXNET_LAYERS, (0, 3, 6, 8, 10), (11, 5, 3, 3, 3), strict=True)
   for name, index, side in layers:
     params[name] = _conv(state_dict, f'features.{index}', 'alexnet', channels, side)
     channels = params[name]['bias'].size
@@ -245,8 +246,8 @@ def _read_package_file(network: str) -> dict[str, Any]:
 
 
 def _package_features(content: Mapping[str, Any], network: str) -> Params:
-  layers = (feature_nets.ALEXNET_LAYERS if network == 'alexnet'
-            else feature_nets.conv_names(network))
+  layers = (vgg.ALEXNET_LAYERS if network == 'alexnet'
+            else vgg.conv_names(network))
   convs = content[_PACKAGE_FILES[network][-1]]
   return {name: {part: np.asarray(convs[f'Conv_{i}'][part], np.float32)
                  for part in ('kernel', 'bias')} for i, name in enumerate(layers)}

@@ -27,10 +27,13 @@ import orbax.checkpoint as ocp
 
 from convert import names, torch_reader
 from convert.architecture import StateDict, discriminator_from, generator_from
-from mat_jax import command_line, disk, new_files, resample, sizes, step_directories
-from mat_jax.discriminator import Discriminator
+from mat_jax.checkpoints import step_directories
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.generator import Generator
+from mat_jax.nn import sizes
+from mat_jax.nn.discriminator import Discriminator
+from mat_jax.nn.generator import Generator
+from mat_jax.ops import resample
+from mat_jax.runtime import command_line, disk, new_files
 
 Tree = dict[str, Any]
 Module = Generator | Discriminator

@@ -16,17 +16,12 @@ import jax
 import numpy as np
 
 from convert import names, safetensors_files, torch_writer
-from mat_jax import (
-  checkpoint,
-  command_line,
-  first_stage,
-  new_files,
-  projected,
-  resample,
-  sizes,
-)
+from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.transformer import shift_mask
+from mat_jax.nn import first_stage, projected, sizes
+from mat_jax.nn.transformer import shift_mask
+from mat_jax.ops import resample
+from mat_jax.runtime import command_line, new_files
 
 Tree = Mapping[str, Any]
 StateDict = dict[str, np.ndarray]
@@ -126,13 +121,13 @@ def convert_file(source: str, output: str, network: str = 'G_ema',
 def _restore(source: str, network: str) -> tuple[Tree, Mapping[str, Any]]:
   """Variables of a network of a checkpoint, and its `config.model`."""
   if network == 'G_ema':
-    found = checkpoint.restore_ema(source)
+    found = reader.restore_ema(source)
     return found.variables, found.model
   if network == 'G':
-    start = checkpoint.restore_networks(source, ('g_params', 'g_buffers'))
+    start = reader.restore_networks(source, ('g_params', 'g_buffers'))
     found = start.networks
     return {'params': found['g_params'], 'buffers': found['g_buffers']}, start.model
-  start = checkpoint.restore_networks(source, ('d_params',))
+  start = reader.restore_networks(source, ('d_params',))
   if 'd_params' not in start.networks:
     raise UserError(f'{start.path} has no discriminator')
   # The published discriminator has no part on features.

@@ -1,4 +1,4 @@
-"""Published weights of DINOv2 and CLIP as parameters of `mat_jax.vision_transformer`.
+"""Published weights of DINOv2 and CLIP as parameters of `mat_jax.features.vision_transformer`.
 
 Nothing is downloaded, the user gives a file:
 
@@ -20,8 +20,8 @@ from absl import logging
 import numpy as np
 
 from convert.torch_reader import read_networks
-from mat_jax import vision_transformer
 from mat_jax.errors import UserError
+from mat_jax.features import vision_transformer
 
 Params = dict[str, Any]
 StateDict = Mapping[str, np.ndarray]
@@ -127,7 +127,7 @@ def load_dinov2(path: str) -> Params:
       `dinov2_vitl14_pretrain.pth`.
 
   Returns:
-    Parameters of `mat_jax.vision_transformer.dinov2_features`, float32, for images that
+    Parameters of `mat_jax.features.vision_transformer.dinov2_features`, float32, for images that
     are resized to 224.
 
   Raises:
@@ -146,7 +146,7 @@ def load_clip(path: str) -> Params:
       transformer, or of a state dict in OpenAI's naming. The text part is ignored.
 
   Returns:
-    Parameters of `mat_jax.vision_transformer.clip_features`, float32.
+    Parameters of `mat_jax.features.vision_transformer.clip_features`, float32.
 
   Raises:
     UserError: the file cannot be read, or is another than expected.

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from mat_jax import sharding
+from mat_jax.runtime import sharding
 
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
 

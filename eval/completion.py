@@ -20,8 +20,10 @@ from eval.measuring import Models
 from eval.pairs import Pairs
 from input_pipeline import from_config
 from input_pipeline.portraits import Portraits
-from mat_jax import inference, programs, sharding
-from mat_jax.generator import Generator
+from mat_jax.inference import completion
+from mat_jax.nn.generator import Generator
+from mat_jax.runtime import sharding
+from mat_jax.training import programs
 
 MODEL, MEAN_COLOUR = 'MAT', 'mean colour'
 
@@ -67,7 +69,7 @@ def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Calla
   """Completes a batch on the devices and measures; results are replicated."""
   def step(variables: Any, models: Models, batch: dict[str, jax.Array]) -> dict[str, Any]:
     image, mask = batch['image'], batch['mask']
-    result, stage1 = inference.complete(
+    result, stage1 = completion.complete(
         generator, variables, image, mask, batch['seed'], truncation_psi)
     original, result, stage1, filled = (
         image_metrics.to_uint8(x) for x in (image, result, stage1, mean_colour_fill(image, mask)))

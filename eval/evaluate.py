@@ -14,9 +14,10 @@ from eval.evaluator import Evaluator
 from eval.measuring import Models
 from eval.statistics import summarize
 from input_pipeline import from_config
-from mat_jax import disk, step_directories
-from mat_jax.checkpoint import EmaCheckpoint, restore_ema, restore_ema_of
+from mat_jax.checkpoints import step_directories
+from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema, restore_ema_of
 from mat_jax.errors import UserError
+from mat_jax.runtime import disk
 
 
 def make_validation(config: ml_collections.ConfigDict) -> Callable[

@@ -18,7 +18,7 @@ from eval.record import Distance, Record
 from input_pipeline import from_config
 from input_pipeline.stream import is_too_many
 from mat_jax import settings as settings_lib
-from mat_jax.checkpoint import EmaCheckpoint, fit_model
+from mat_jax.checkpoints.reader import EmaCheckpoint, fit_model
 from mat_jax.errors import UserError
 
 BASELINE = 'baseline'

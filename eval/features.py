@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from convert import feature_nets as feature_weights
 from convert import vision_transformers
-from mat_jax import feature_nets, inception, vision_transformer
 from mat_jax.errors import UserError
+from mat_jax.features import inception, vgg, vision_transformer
 
 Params = Any
 AUTO = 'auto'
@@ -109,8 +109,8 @@ def _vgg16(params: Params, images: jax.Array) -> jax.Array:
   if min(images.shape[1:3]) < MIN_SIDE:
     raise UserError(f'VGG16 needs images of at least {MIN_SIDE} x {MIN_SIDE} pixels, got '
                     f'{images.shape[2]} x {images.shape[1]}')
-  x = feature_nets.imagenet_normalize(images.astype(jnp.float32) / 127.5 - 1)
-  maps = feature_nets.vgg_features(params, x, ['relu5_3'], 'vgg16')['relu5_3']
+  x = vgg.imagenet_normalize(images.astype(jnp.float32) / 127.5 - 1)
+  maps = vgg.vgg_features(params, x, ['relu5_3'], 'vgg16')['relu5_3']
   return jnp.mean(maps, (1, 2))
 
 

@@ -15,7 +15,7 @@ from eval.measuring import Models
 from eval.pairs import Pairs
 from input_pipeline import images
 from input_pipeline.ahead import in_order
-from mat_jax import sharding
+from mat_jax.runtime import sharding
 
 WITH_MASKS, WITHOUT_MASKS = 'files', 'none'
 

@@ -18,15 +18,15 @@ import numpy as np
 import tqdm
 
 from eval import (
-    assemble,
-    distances,
-    features,
-    folder_metrics,
-    image_folders,
-    measuring,
-    pairs,
-    record,
-    tables,
+  assemble,
+  distances,
+  features,
+  folder_metrics,
+  image_folders,
+  measuring,
+  pairs,
+  record,
+  tables,
 )
 from eval.image_folders import Comparison, Facts
 from eval.measuring import Models
@@ -34,8 +34,8 @@ from eval.pairs import Pairs
 from eval.record import Record
 from input_pipeline.ahead import in_order
 from input_pipeline.sources.folder import find_images
-from mat_jax import command_line
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.runtime import command_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Loaded(NamedTuple):
     real: uint8 [H, W, 3].
     results: uint8 [H, W, 3], one for each folder of results.
     keep: bool [H, W, 1], False in the hole; None without masks.
-    grey: see `mat_jax.mask_values.Mask`; 0 without masks.
+    grey: see `mat_jax.inference.mask_values.Mask`; 0 without masks.
   """
 
   real: np.ndarray

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.feature_nets import load_lpips
-from mat_jax import feature_nets
 from mat_jax.errors import UserError
+from mat_jax.features import vgg
 
 Array = jax.Array | np.ndarray
 
@@ -63,13 +63,13 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
   _check_size(a, net)
   # The images of a pair are neighbours, so that a batch spread over devices stays where it is.
   pairs = jnp.stack([a, b], axis=1)
-  x = feature_nets.imagenet_normalize(pairs.reshape(-1, *a.shape[1:]))
-  layers = feature_nets.LPIPS_LAYERS[net]
+  x = vgg.imagenet_normalize(pairs.reshape(-1, *a.shape[1:]))
+  layers = vgg.LPIPS_LAYERS[net]
   with jax.default_matmul_precision('float32'):
-    features = (feature_nets.alexnet_features(params['features'], x) if net == 'alex' else
-                feature_nets.vgg_features(params['features'], x, layers, 'vgg16'))
+    features = (vgg.alexnet_features(params['features'], x) if net == 'alex' else
+                vgg.vgg_features(params['features'], x, layers, 'vgg16'))
   first, second = ([features[layer][i::2] for layer in layers] for i in range(2))
-  return feature_nets.lpips(first, second, params['lin'])
+  return vgg.lpips(first, second, params['lin'])
 
 
 class LPIPS:

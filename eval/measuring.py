@@ -15,8 +15,9 @@ import numpy as np
 
 from convert import feature_nets as feature_weights
 from eval import batching, features, image_metrics, lpips
-from mat_jax import programs, sharding
 from mat_jax.errors import UserError
+from mat_jax.runtime import sharding
+from mat_jax.training import programs
 
 LPIPS_NETS = ('alex', 'vgg')
 REAL = 'real'

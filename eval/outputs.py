@@ -13,7 +13,7 @@ from eval.completion import MEAN_COLOUR, MODEL
 from eval.evaluator import Result
 from eval.pictures import Album
 from eval.record import Record
-from mat_jax import image_grid, new_files
+from mat_jax.runtime import image_grid, new_files
 
 _SHOWN = 6
 

@@ -9,8 +9,8 @@ import os
 import numpy as np
 
 from eval.metric_names import PAIR_METRICS
-from mat_jax import new_files
 from mat_jax.errors import UserError
+from mat_jax.runtime import new_files
 
 FILE = 'per_image.csv'
 

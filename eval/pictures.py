@@ -7,7 +7,7 @@ from PIL import Image
 
 from eval.completion import MEAN_COLOUR, Arrays
 from eval.picture_paths import mask_path, original_path, result_path
-from mat_jax import image_grid
+from mat_jax.runtime import image_grid
 
 _SHOWN_SIDE = 128  # smaller pictures are enlarged to it
 

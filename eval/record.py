@@ -11,9 +11,9 @@ import os
 from typing import Any, NamedTuple
 
 from eval.statistics import Summary
-from mat_jax import disk, new_files
+from mat_jax.checkpoints.step_directories import FOLDER as STEPS
 from mat_jax.errors import UserError
-from mat_jax.step_directories import FOLDER as STEPS
+from mat_jax.runtime import disk, new_files
 
 FOLDER = 'eval'  # of a workdir, with all that evaluations write
 

@@ -16,18 +16,18 @@ from absl import flags
 import numpy as np
 
 from eval import (
-    report_curves,
-    report_inputs,
-    report_matrix,
-    report_page,
-    report_pictures,
-    report_tables,
+  report_curves,
+  report_inputs,
+  report_matrix,
+  report_page,
+  report_pictures,
+  report_tables,
 )
 from eval.report_inputs import Content, Evaluation
 from eval.report_pictures import Section
 from eval.report_tables import count_of
-from mat_jax import command_line, new_files
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.runtime import command_line, new_files
 
 PAGE = 'report.html'
 FOLDER = 'report'

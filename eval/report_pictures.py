@@ -15,8 +15,8 @@ from eval.report_page import DPI
 from eval.report_tables import number
 from input_pipeline.images import load_image
 from input_pipeline.mask_files import load_mask
-from mat_jax import image_grid
 from mat_jax.errors import UserError
+from mat_jax.runtime import image_grid
 
 COMPARISONS = 8
 CASES = 4

@@ -6,7 +6,7 @@ import os
 from eval.metric_names import METRICS, PAIR_METRICS
 from eval.record import Distance, Group, Record
 from eval.statistics import Summary
-from mat_jax import new_files
+from mat_jax.runtime import new_files
 
 _TITLES = {'large': 'Large masks', 'small': 'Small masks', 'files': 'Masks from files',
            'none': 'Without masks'}

@@ -14,8 +14,8 @@ from PIL import Image
 
 from input_pipeline import masks
 from input_pipeline.portraits import Portraits, open_portraits
-from mat_jax import command_line
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.runtime import command_line
 
 
 def export(

@@ -8,8 +8,8 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
-    'Generator': 'mat_jax.generator',
-    'Discriminator': 'mat_jax.discriminator',
+    'Generator': 'mat_jax.nn.generator',
+    'Discriminator': 'mat_jax.nn.discriminator',
 }
 
 __all__ = sorted(_EXPORTS)

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mat_jax.augment import Pipeline
-from mat_jax.compute import Compute, for_platform
-from mat_jax.discriminator import Discriminator, first_blocks
 from mat_jax.errors import UserError
-from mat_jax.generator import Generator
-from mat_jax.projected import ProjectedDiscriminator
-from mat_jax.sizes import check_resolution
+from mat_jax.nn.discriminator import Discriminator, first_blocks
+from mat_jax.nn.generator import Generator
+from mat_jax.nn.projected import ProjectedDiscriminator
+from mat_jax.nn.sizes import check_resolution
+from mat_jax.ops.compute import Compute, for_platform
+from mat_jax.training.augment import Pipeline
 
 GROUP_SIZE = 4  # images whose standard deviation the discriminator sees
 RELEASED_MAPPING_LAYERS = 8

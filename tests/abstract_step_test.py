@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks import abstract_step
 from convert import feature_nets
-from mat_jax import sharding
 from mat_jax.errors import UserError
+from mat_jax.runtime import sharding
 
 _SMALL = abstract_step.Case(64, 4, 'float32', 'cpu', width=1 / 16)
 

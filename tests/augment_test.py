@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from mat_jax import augment, losses
 from mat_jax.errors import UserError
-from mat_jax.warp import warp
+from mat_jax.training import augment, losses
+from mat_jax.training.warp import warp
 
 N, SIDE = 16, 16
 EVERYTHING = augment.Pipeline()

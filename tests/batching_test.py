@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from eval.batching import FittingBatches
-from mat_jax import sharding
+from mat_jax.runtime import sharding
 
 
 def limited(limit, seen):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import step_directories
-from mat_jax.checkpoints import Best
+from mat_jax.checkpoints import step_directories
+from mat_jax.checkpoints.manager import Best
 from mat_jax.errors import UserError
 from tests.tiny_state import equal, like, open_checkpoints, save_steps, tiny_state
 

@@ -5,8 +5,8 @@ import time
 import jax
 import pytest
 
-from mat_jax import cluster
 from mat_jax.errors import UserError
+from mat_jax.runtime import cluster
 from tests.fake_store import FakeStore
 
 

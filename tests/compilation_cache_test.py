@@ -5,13 +5,13 @@ import sys
 import jax
 import pytest
 
-from mat_jax import compilation_cache
+from mat_jax.runtime import compilation_cache
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PROGRAM = """
 import sys
 import jax
-from mat_jax import compilation_cache
+from mat_jax.runtime import compilation_cache
 compilation_cache.enable(sys.argv[1])
 print(jax.jit(lambda x: (2 * x).sum())(jax.numpy.arange(4.0)))
 """
@@ -81,7 +81,7 @@ def test_another_process_has_a_folder_of_its_own(configured, tmp_path):
 
 _SEVERAL_PROGRAMS = """
 import jax, sys
-from mat_jax import compilation_cache
+from mat_jax.runtime import compilation_cache
 compilation_cache._LIMIT = int(sys.argv[1])
 compilation_cache.enable()
 for size in range(3, 9):

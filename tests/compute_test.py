@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax.compute import PORTABLE, Compute
-from mat_jax.layers import Conv2d
+from mat_jax.nn.layers import Conv2d
+from mat_jax.ops.compute import PORTABLE, Compute
 
 
 class Block(nn.Module):

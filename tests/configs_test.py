@@ -17,8 +17,9 @@ from configs import base
 from eval import measuring
 from input_pipeline import from_config
 from mat_jax import settings as settings_lib
-from mat_jax import sharding, start, totals, train, train_state, train_step
-from mat_jax.loop import Schedule
+from mat_jax.runtime import sharding
+from mat_jax.training import start, totals, train, train_state, train_step
+from mat_jax.training.loop import Schedule
 
 _NAMES = sorted(path.stem for path in pathlib.Path(configs.__path__[0]).glob('*.py')
                 if path.stem != '__init__')

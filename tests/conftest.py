@@ -18,7 +18,8 @@ import pytest
 
 from configs import demo
 from eval import evaluate
-from mat_jax import disk, train
+from mat_jax.runtime import disk
+from mat_jax.training import train
 
 
 @pytest.fixture(autouse=True, scope='session')

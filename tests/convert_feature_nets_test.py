@@ -15,23 +15,23 @@ from safetensors.numpy import save_file
 from benchmarks import fill
 from convert import feature_nets, weight_files
 from convert.feature_nets import (
-    alexnet_params_from_state_dict,
-    inception_params_from_state_dict,
-    load_alexnet,
-    load_inception,
-    load_lpips,
-    load_vgg,
-    vgg_params_from_state_dict,
+  alexnet_params_from_state_dict,
+  inception_params_from_state_dict,
+  load_alexnet,
+  load_inception,
+  load_lpips,
+  load_vgg,
+  vgg_params_from_state_dict,
 )
 from mat_jax.errors import UserError
-from mat_jax.feature_nets import (
-    ALEXNET_LAYERS,
-    alexnet_features,
-    conv_names,
-    imagenet_normalize,
-    vgg_features,
+from mat_jax.features.inception import convolution_shapes
+from mat_jax.features.vgg import (
+  ALEXNET_LAYERS,
+  alexnet_features,
+  conv_names,
+  imagenet_normalize,
+  vgg_features,
 )
-from mat_jax.inception import convolution_shapes
 from tests import reference
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

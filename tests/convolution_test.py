@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import convolution
-from mat_jax.compute import PORTABLE, for_platform
+from mat_jax.ops import convolution
+from mat_jax.ops.compute import PORTABLE, for_platform
 from tests import reference
 
 CPU = for_platform(platform='cpu')

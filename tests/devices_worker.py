@@ -18,7 +18,9 @@ import numpy as np
 from benchmarks import hlo_text
 from configs import demo
 from input_pipeline import from_config
-from mat_jax import cluster, compilation_cache, phases, programs, settings, sharding, train_step
+from mat_jax import settings
+from mat_jax.runtime import cluster, compilation_cache, sharding
+from mat_jax.training import phases, programs, train_step
 
 BATCH = 32  # four images on each of eight devices
 

@@ -6,7 +6,7 @@ import pytest
 
 from configs import demo
 from mat_jax import settings
-from mat_jax.draws import draw, with_noise
+from mat_jax.training.draws import draw, with_noise
 
 BUFFERS = {'mapping': {'w_avg': np.zeros(512)},
            'synthesis': {'dec': {'block_16': {'conv1': {'noise_const': np.zeros((16, 16))}}}}}

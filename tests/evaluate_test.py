@@ -13,9 +13,11 @@ from eval.evaluator import Evaluator
 from eval.measuring import Models
 from eval.pictures import Album
 from input_pipeline import from_config, stream
-from mat_jax import checkpoint, disk, settings, step_directories
-from mat_jax.disk import DamagedError
+from mat_jax import settings
+from mat_jax.checkpoints import reader, step_directories
 from mat_jax.errors import UserError
+from mat_jax.runtime import disk
+from mat_jax.runtime.disk import DamagedError
 from tests import runs
 
 SYSTEMS = {'MAT', 'mean colour'}
@@ -118,7 +120,7 @@ def test_again_with_a_baseline(evaluated, trained, config, capsys):
   assert '| MAT - baseline |' in capsys.readouterr().out
   with pytest.raises(UserError, match='it lacks 28 of 33, .* evaluate both on the same data'):
     Evaluator(changed(config, split='all')).evaluate(
-        checkpoint.restore_ema(trained[0]), 'x', Album(None, 0, 0),
+        reader.restore_ema(trained[0]), 'x', Album(None, 0, 0),
         pairs.read_csv(os.path.join(evaluated, 'eval', 'per_image.csv')))
   with pytest.raises(UserError, match='has seed 0, this one 5; evaluate both alike'):
     evaluate.evaluate(changed(config, checkpoint=trained[0], baseline=evaluated, seed=5), workdir)
@@ -175,7 +177,7 @@ def test_follow_survives_a_step_that_training_removes_while_it_is_read(
   workdir = str(shutil.copytree(os.path.join(trained[0], 'checkpoints'),
                                 tmp_path / 'run' / 'checkpoints').parent)
   step = os.path.join(workdir, 'checkpoints', '2')
-  read_shapes, removed = checkpoint.read_shapes, threading.Event()
+  read_shapes, removed = reader.read_shapes, threading.Event()
 
   def read_shapes_of_a_step_that_goes(path):
     if path.startswith(step) and not removed.is_set():
@@ -193,7 +195,7 @@ def test_follow_survives_a_step_that_training_removes_while_it_is_read(
           raise DamagedError('a file of the one before is not there')
     return read_shapes(path)
 
-  monkeypatch.setattr(checkpoint, 'read_shapes', read_shapes_of_a_step_that_goes)
+  monkeypatch.setattr(reader, 'read_shapes', read_shapes_of_a_step_that_goes)
   monkeypatch.setattr(disk, 'DELAYS', (0.5, 1.0, 2.0))
   expected = [4, 2] if remove == 'replaced' else [4]
   assert [step for step, _ in _follow(config, workdir)] == expected
@@ -213,7 +215,7 @@ def test_follow_takes_equal_steps_of_another_run(trained, config, tmp_path):
 
 
 def generator_of(config, workdir):
-  found = checkpoint.restore_ema(workdir)
+  found = reader.restore_ema(workdir)
   return settings.generator_from_config(config.model), found.variables
 
 

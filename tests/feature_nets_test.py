@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fill
-from mat_jax import feature_nets
+from mat_jax.features import vgg
 
 WIDTHS = (4, 5, 6, 7, 8)
 NETWORKS = ('vgg16', 'vgg19')
@@ -14,7 +14,7 @@ NETWORKS = ('vgg16', 'vgg19')
 
 def narrow_params(network):
   params, channels = {}, 3
-  for name in feature_nets.conv_names(network):
+  for name in vgg.conv_names(network):
     width = WIDTHS[int(name[4]) - 1]
     params[name] = {
         'kernel': fill.normal(name + '.kernel', (3, 3, channels, width)) / np.sqrt(4 * channels),
@@ -24,7 +24,7 @@ def narrow_params(network):
 
 
 # One compilation of the whole instead of one per operation and shape.
-vgg_features = jax.jit(feature_nets.vgg_features, static_argnames=('layers', 'network', 'dtype'))
+vgg_features = jax.jit(vgg.vgg_features, static_argnames=('layers', 'network', 'dtype'))
 
 
 def plain_features(params, x):
@@ -75,7 +75,7 @@ def test_stops_after_the_last_layer(layer):
   features = vgg_features(first_four, images, (layer,), 'vgg19')
   assert list(features) == [layer]
   program = str(jax.make_jaxpr(
-      lambda x: feature_nets.vgg_features(params, x, (layer,), 'vgg19'))(images))
+      lambda x: vgg.vgg_features(params, x, (layer,), 'vgg19'))(images))
   assert program.count('conv_general_dilated[') == 4
 
 
@@ -105,24 +105,24 @@ def test_gradient_reaches_the_images():
 
 
 def test_perceptual_layers_are_the_last_convolutions_of_blocks_4_and_5():
-  assert feature_nets.perceptual_layers('vgg19') == {'conv4_4': 0.25, 'conv5_4': 0.5}
-  assert feature_nets.perceptual_layers('vgg16') == {'conv4_3': 0.25, 'conv5_3': 0.5}
+  assert vgg.perceptual_layers('vgg19') == {'conv4_4': 0.25, 'conv5_4': 0.5}
+  assert vgg.perceptual_layers('vgg16') == {'conv4_3': 0.25, 'conv5_3': 0.5}
 
 
 def test_imagenet_normalize():
   x = jnp.array([[-1.0, 0.0, 1.0], [1.0, -1.0, 0.5]])
   expected = [[-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225],
               [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.75 - 0.406) / 0.225]]
-  np.testing.assert_allclose(feature_nets.imagenet_normalize(x), expected, rtol=1e-5)
-  assert feature_nets.imagenet_normalize(x.astype(jnp.bfloat16)).dtype == jnp.float32
+  np.testing.assert_allclose(vgg.imagenet_normalize(x), expected, rtol=1e-5)
+  assert vgg.imagenet_normalize(x.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
 def test_unknown_names():
   images = np.zeros((1, 16, 16, 3), np.float32)
   with pytest.raises(ValueError, match='conv4_4'):
-    feature_nets.vgg_features(narrow_params('vgg16'), images, ('conv4_4',), 'vgg16')
+    vgg.vgg_features(narrow_params('vgg16'), images, ('conv4_4',), 'vgg16')
   with pytest.raises(ValueError, match='vgg11'):
-    feature_nets.perceptual_layers('vgg11')
+    vgg.perceptual_layers('vgg11')
 
 
 def plain_conv(x, kernel, bias, stride, padding):
@@ -134,14 +134,14 @@ def plain_conv(x, kernel, bias, stride, padding):
 
 def test_alexnet_takes_31_pixels():
   params = {name: {'kernel': np.ones((side, side, 3, 3)), 'bias': np.ones(3)}
-            for name, side in zip(feature_nets.ALEXNET_LAYERS, (11, 5, 3, 3, 3), strict=True)}
-  features = feature_nets.alexnet_features(params, np.zeros((1, 31, 31, 3), np.float32))
+            for name, side in zip(vgg.ALEXNET_LAYERS, (11, 5, 3, 3, 3), strict=True)}
+  features = vgg.alexnet_features(params, np.zeros((1, 31, 31, 3), np.float32))
   assert features['relu5'].shape == (1, 1, 1, 3)
 
 
 def test_alexnet_against_numpy():
   params, channels = {}, 3
-  for name, side, width in zip(feature_nets.ALEXNET_LAYERS, (11, 5, 3, 3, 3), WIDTHS, strict=True):
+  for name, side, width in zip(vgg.ALEXNET_LAYERS, (11, 5, 3, 3, 3), WIDTHS, strict=True):
     params[name] = {
         'kernel': fill.normal(name + '.kernel', (side, side, channels, width)) / np.sqrt(
             side**2 * channels),
@@ -149,9 +149,9 @@ def test_alexnet_against_numpy():
     channels = width
   images = fill.normal('feature_nets/images', (2, 70, 65, 3))
   with jax.default_matmul_precision('float32'):
-    features = jax.jit(feature_nets.alexnet_features)(params, images)
+    features = jax.jit(vgg.alexnet_features)(params, images)
   x = images.astype(np.float64)
-  for name in feature_nets.ALEXNET_LAYERS:
+  for name in vgg.ALEXNET_LAYERS:
     if name in ('conv2', 'conv3'):
       windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
       x = windows[:, ::2, ::2].max((-2, -1))

@@ -6,8 +6,8 @@ import pytest
 
 from convert import feature_nets as weights
 from eval import features
-from mat_jax import feature_nets
 from mat_jax.errors import UserError
+from mat_jax.features import vgg
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def test_vgg16_features_are_the_mean_of_relu5_3():
   params, notes = features.load('vgg16', {})
   images = np.random.default_rng(0).integers(256, size=(2, 32, 48, 3), dtype=np.uint8)
   found = jax.jit(features.extract, static_argnums=0)('vgg16', params['vgg16'], images)
-  x = feature_nets.imagenet_normalize(images / np.float32(127.5) - 1)
-  maps = feature_nets.vgg_features(params['vgg16'], x, ['relu5_3'], 'vgg16')['relu5_3']
+  x = vgg.imagenet_normalize(images / np.float32(127.5) - 1)
+  maps = vgg.vgg_features(params['vgg16'], x, ['relu5_3'], 'vgg16')['relu5_3']
   assert found.shape == (2, 512) and notes == ()
   np.testing.assert_allclose(found, maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
   with pytest.raises(UserError, match='at least 16 x 16 pixels, got 48 x 8'):

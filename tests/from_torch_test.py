@@ -17,7 +17,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from convert import architecture, from_torch, names, to_torch
-from mat_jax import Discriminator, Generator, checkpoint, settings, step_directories
+from mat_jax import Discriminator, Generator, settings
+from mat_jax.checkpoints import reader, step_directories
 from mat_jax.errors import UserError
 from tests import torch_files as files
 
@@ -251,13 +252,13 @@ def test_converts_a_whole_checkpoint(official, tmp_path, capsys):
     layers = r'2 ' if name != 'D' else '- '
     assert re.search(rf'^{name} +{count:,} +64 +{layers} +\d+ tensors, float32$', printed, re.M)
   assert 'fresh' not in printed and 'takes its place' not in printed
-  average = checkpoint.restore_ema(str(output))
+  average = reader.restore_ema(str(output))
   assert (average.step, average.images_seen) == (0, 0)
   assert average.path == str(output / 'checkpoints' / '0')
   assert_same_tree(average.variables, variables_of(GENERATOR, state_dict(GENERATOR, 3)))
   generator = settings.generator_from_config(average.model)
   assert (generator.resolution, generator.mapping_layers, generator.width) == (64, 2, 0.0625)
-  start = checkpoint.restore_networks(str(output))
+  start = reader.restore_networks(str(output))
   g, d = start.networks, start.networks['d_params']
   assert_same_tree({'params': g['g_params'], 'buffers': g['g_buffers']},
                    variables_of(GENERATOR, state_dict(GENERATOR, 1)))
@@ -280,7 +281,7 @@ def test_converts_some_networks(several, tmp_path, capsys, networks, seeds, mess
   from_torch.convert_file(str(several), output, networks)
   printed = capsys.readouterr().out
   assert message in printed and 'discriminator was read' in printed
-  found = checkpoint.restore_networks(output).networks
+  found = reader.restore_networks(output).networks
   assert 'd_params' not in found
   for prefix, seed in zip(('ema', 'g'), seeds, strict=True):
     assert_same_tree({'params': found[f'{prefix}_params'], 'buffers': found[f'{prefix}_buffers']},
@@ -299,7 +300,7 @@ def test_converts_a_plain_state_dict(tmp_path, capsys, kind):
     save_file(values, path)
   from_torch.convert_file(str(path), str(tmp_path / 'converted'))
   assert f'{len(values)} tensors, float16' in capsys.readouterr().out
-  average = checkpoint.restore_ema(str(tmp_path / 'converted'))
+  average = reader.restore_ema(str(tmp_path / 'converted'))
   assert_same_tree(average.variables, variables_of(GENERATOR, values))
 
 
@@ -308,7 +309,7 @@ def test_labels_are_kept(tmp_path, capsys):
   source = write_pth(tmp_path / 'labels.pth', {'G_ema': state_dict(module)})
   from_torch.convert_file(str(source), str(tmp_path / 'converted'))
   assert 'labels of 3 classes' in capsys.readouterr().out
-  average = checkpoint.restore_ema(str(tmp_path / 'converted'))
+  average = reader.restore_ema(str(tmp_path / 'converted'))
   assert average.model['label_dim'] == 3
   assert_same_tree(average.variables, variables_of(module, state_dict(module)))
 
@@ -341,7 +342,7 @@ def test_existing_output(several, tmp_path):
     from_torch.convert_file(str(several), str(several / 'converted'))
   (output / 'mine.txt').unlink()
   from_torch.convert_file(str(several), f'{output}/', ['G_ema'])
-  assert checkpoint.restore_ema(str(output)).step == 0
+  assert reader.restore_ema(str(output)).step == 0
 
 
 def test_full_disk_leaves_nothing(several, tmp_path, monkeypatch):

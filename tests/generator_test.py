@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import fill, published
 from convert import names
-from mat_jax import Generator, sizes
+from mat_jax import Generator
+from mat_jax.nn import sizes
 from tests import reference
 
 SMALL = Generator(resolution=64, mapping_layers=2, width=0.0625)

@@ -3,7 +3,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from mat_jax import image_grid
+from mat_jax.runtime import image_grid
 
 
 def test_grid_puts_examples_in_rows_and_arrays_in_columns():

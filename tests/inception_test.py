@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import fill
 from convert.feature_nets import inception_params_from_state_dict
-from mat_jax import inception
+from mat_jax.features import inception
 from tests import reference
 
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax import Generator, inference
-from mat_jax.compute import PORTABLE
+from mat_jax import Generator
+from mat_jax.inference import completion
+from mat_jax.ops.compute import PORTABLE
 
 
 def test_image_by_image_is_the_same_as_a_batch():
@@ -17,7 +18,7 @@ def test_image_by_image_is_the_same_as_a_batch():
   mask = jax.random.bernoulli(keys[1], 0.5, (3, 64, 64, 1)).astype(jnp.float32)
   variables = jax.jit(generators[0].init)(keys[2], image[:1], mask[:1], jnp.zeros((1, 512)))
   seeds = jnp.array([3, 1, 2], jnp.uint32)
-  results = [inference.complete(generator, variables, image, mask, seeds)
+  results = [completion.complete(generator, variables, image, mask, seeds)
              for generator in generators]
   for batch, single in zip(*results, strict=True):
     assert batch.shape == (3, 64, 64, 3)

@@ -5,9 +5,9 @@ from PIL import Image
 import pytest
 
 from input_pipeline import images
-from mat_jax import inpaint
 from mat_jax.errors import UserError
-from mat_jax.inpaint import Inpainter, Window
+from mat_jax.inference import inpaint
+from mat_jax.inference.inpaint import Inpainter, Window
 
 
 @pytest.fixture(scope='module')

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import layers
-from mat_jax.compute import PORTABLE, for_platform
-from mat_jax.discriminator import DiscriminatorBlock
+from mat_jax.nn import layers
+from mat_jax.nn.discriminator import DiscriminatorBlock
+from mat_jax.ops.compute import PORTABLE, for_platform
 from tests import reference
 
 COMPUTE = for_platform()

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mat_jax import step_directories
+from mat_jax.checkpoints import step_directories
 from tests import loop_worker, runs
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

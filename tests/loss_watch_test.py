@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from mat_jax import totals
 from mat_jax.errors import UserError
-from mat_jax.loss_watch import LossWatch
+from mat_jax.training import totals
+from mat_jax.training.loss_watch import LossWatch
 
 
 def _losses(**bad):

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax import losses
+from mat_jax.training import losses
 
 
 def test_adversarial_losses_are_the_logistic_ones():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax.mapping import Mapping
+from mat_jax.nn.mapping import Mapping
 from tests import reference
 
 

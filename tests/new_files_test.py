@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from mat_jax import new_files
 from mat_jax.errors import UserError
+from mat_jax.runtime import new_files
 
 
 def names(folder):

@@ -6,9 +6,10 @@ import pytest
 from benchmarks import published_phases
 from configs import demo
 from eval import lpips
-from mat_jax import Discriminator, Generator, settings, start, train_state
-from mat_jax import draws as draws_lib
-from mat_jax import phases as phases_lib
+from mat_jax import Discriminator, Generator, settings
+from mat_jax.training import draws as draws_lib
+from mat_jax.training import phases as phases_lib
+from mat_jax.training import start, train_state
 from tests import reference
 
 

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from mat_jax import preemption
+from mat_jax.runtime import preemption
 from tests.fake_store import FakeStore
 
 _START = '''
 import os, time
-from mat_jax.preemption import Preemption, Rescue
+from mat_jax.runtime.preemption import Preemption, Rescue
 def block(seconds):  # As XLA's compiler: in C, where no signal is handled, without Python's lock.
   os.system(f'exec sleep {seconds} >/dev/null')
 def say(word):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax import programs
+from mat_jax.training import programs
 
 
 def test_a_program_is_compiled_once_and_donates():

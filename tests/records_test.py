@@ -12,15 +12,15 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.compat.proto import event_pb2
 import tensorflow as tf
 
-from mat_jax import disk
 from mat_jax.errors import UserError
-from mat_jax.records import Records
+from mat_jax.runtime import disk
+from mat_jax.training.records import Records
 
 _PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
 # Writes some steps and is killed.
 _RUN = '''
 import os, signal, sys
-from mat_jax.records import Records
+from mat_jax.training.records import Records
 workdir, resume, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 records = Records(workdir, resume or None)
 for step in range(resume + 1, stop + 1):

@@ -7,9 +7,9 @@ from PIL import Image
 import pytest
 
 from eval import picture_paths, report_inputs, report_page, report_pictures
-from mat_jax import image_grid
 from mat_jax.errors import UserError
-from mat_jax.image_grid import write_png
+from mat_jax.runtime import image_grid
+from mat_jax.runtime.image_grid import write_png
 from tests import report_workdir
 
 

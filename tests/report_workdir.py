@@ -9,7 +9,7 @@ import numpy as np
 
 from eval import assemble, pairs, picture_paths, record
 from eval.record import Distance, Group, Record
-from mat_jax.image_grid import write_png
+from mat_jax.runtime.image_grid import write_png
 
 IMAGES, MASKS, SIDE = 10, 2, 16
 HOSTILE = '<script>alert("x")</script> & $a_{b}$'

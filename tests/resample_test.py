@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import resample
-from mat_jax.compute import Compute, for_platform
+from mat_jax.ops import resample
+from mat_jax.ops.compute import Compute, for_platform
 from tests import reference
 
 FORMS = [

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from mat_jax import disk, orbax_noise, step_directories
-from mat_jax.disk import UnreachableError
+from mat_jax.checkpoints import orbax_noise, step_directories
 from mat_jax.errors import UserError
+from mat_jax.runtime import disk
+from mat_jax.runtime.disk import UnreachableError
 from tests.tiny_state import MODEL, equal, like, open_checkpoints, save_steps, tiny_state
 
 
@@ -269,9 +270,9 @@ _PROCESS = textwrap.dedent('''
   import jax
   jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
   import os
-  from mat_jax import sharding
-  from mat_jax.checkpoint import abstract_state
-  from mat_jax.checkpoints import Best
+  from mat_jax.runtime import sharding
+  from mat_jax.checkpoints.reader import abstract_state
+  from mat_jax.checkpoints.manager import Best
   from tests.tiny_state import equal, open_checkpoints, tiny_state
 
   workdir = sys.argv[3]
@@ -295,9 +296,10 @@ _UNREACHABLE = textwrap.dedent('''
   import sys
   import jax
   jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-  from mat_jax import disk, restore, sharding
-  from mat_jax.checkpoint import abstract_state
-  from mat_jax.disk import UnreachableError
+  from mat_jax.checkpoints import restore
+  from mat_jax.runtime import disk, sharding
+  from mat_jax.checkpoints.reader import abstract_state
+  from mat_jax.runtime.disk import UnreachableError
   from tests.tiny_state import open_checkpoints, tiny_state
 
   disk.DELAYS = (0, 0, 0)

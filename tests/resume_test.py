@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
+from mat_jax.checkpoints.resume import check_resume, parse_accepted
 from mat_jax.errors import UserError
-from mat_jax.resume import check_resume, parse_accepted
 from tests.tiny_state import MODEL
 
 _META = {'model': MODEL, 'images': 33, 'config': {

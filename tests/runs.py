@@ -6,8 +6,11 @@ import os
 import jax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mat_jax import checkpoint, programs, settings, sharding, start
-from mat_jax.checkpoints import Checkpoints
+from mat_jax import settings
+from mat_jax.checkpoints import reader
+from mat_jax.checkpoints.manager import Checkpoints
+from mat_jax.runtime import sharding
+from mat_jax.training import programs, start
 
 
 def events(workdir):
@@ -40,6 +43,6 @@ def state(workdir, config):
   networks, _ = start.make_networks(config)
   mesh = sharding.make_mesh()
   create = programs.compiled_create(networks, settings.training_from_config(config), mesh)
-  like = checkpoint.abstract_state(
+  like = reader.abstract_state(
       jax.eval_shape(create, jax.random.key(0)), sharding.replicated(mesh))
   return Checkpoints(workdir, {'model': config.model.to_dict()}, 9).restore(like)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mat_jax import sharding
 from mat_jax.errors import UserError
+from mat_jax.runtime import sharding
 
 
 def test_a_batch_lies_on_the_mesh_unchanged():

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from mat_jax import sigterm
+from mat_jax.runtime import sigterm
 
 _ENDED = '''
 import gc, os, sys, time
-from mat_jax import command_line, new_files
+from mat_jax.runtime import command_line, new_files
 def block():
   os.system('exec sleep 30')
 def spin():
@@ -130,7 +130,7 @@ def test_another_thread_gets_no_handler(handler):
 def test_a_forked_process_ends_alone():
   program = '''
 import os, signal, time
-from mat_jax import sigterm
+from mat_jax.runtime import sigterm
 with sigterm.calls(lambda: print('called')):
   child = os.fork()
   if not child:

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from mat_jax import status
+from mat_jax.training import status
 
 
 @pytest.mark.parametrize('seconds,expected', [

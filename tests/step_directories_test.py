@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 
-from mat_jax import checkpoint, checkpoint_items, disk, step_directories
-from mat_jax.disk import DamagedError, UnreachableError
+from mat_jax.checkpoints import items, reader, step_directories
+from mat_jax.checkpoints.step_directories import RemovedError
 from mat_jax.errors import UserError
-from mat_jax.step_directories import RemovedError
+from mat_jax.runtime import disk
+from mat_jax.runtime.disk import DamagedError, UnreachableError
 from tests.tiny_state import MODEL, save_steps
 
 
@@ -42,7 +43,7 @@ def test_an_incomplete_step_is_passed_over(tmp_path, caplog, damage):
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
   for path in (str(tmp_path), f'{tmp_path}/best'):
     with pytest.raises(UserError, match=f'no checkpoint in {tmp_path};'):
-      checkpoint.restore_ema(path)
+      reader.restore_ema(path)
 
 
 @pytest.mark.parametrize('meta', [
@@ -97,8 +98,8 @@ class _Run:
   """Goes on when the arrays of a step are read for the first time."""
 
   def __init__(self, monkeypatch, *actions):
-    self._actions, self._read = list(actions), checkpoint_items.read_arrays
-    monkeypatch.setattr(checkpoint, 'read_arrays', self._go_on)
+    self._actions, self._read = list(actions), items.read_arrays
+    monkeypatch.setattr(reader, 'read_arrays', self._go_on)
 
   def _go_on(self, path, like):
     if self._actions:
@@ -107,8 +108,8 @@ class _Run:
 
 
 @pytest.mark.parametrize('read', [
-    lambda path: checkpoint.restore_ema(path).step,
-    lambda path: int(os.path.basename(checkpoint.restore_networks(path).path))])
+    lambda path: reader.restore_ema(path).step,
+    lambda path: int(os.path.basename(reader.restore_networks(path).path))])
 def test_a_step_that_is_removed_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch, read):
   save_steps(tmp_path, 2, 4)
   folder = tmp_path / 'checkpoints'
@@ -126,7 +127,7 @@ def test_the_best_that_is_removed_while_it_is_read_is_looked_for_again(tmp_path,
     file.write_text(json.dumps(
         json.loads(file.read_text()) | {'best': best, 'metrics': {'psnr': psnr}}))
   _Run(monkeypatch, lambda: shutil.rmtree(folder / '2'))
-  assert checkpoint.restore_ema(f'{tmp_path}/best').step == 4
+  assert reader.restore_ema(f'{tmp_path}/best').step == 4
 
 
 def test_a_step_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
@@ -139,7 +140,7 @@ def test_a_step_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkey
     raise DamagedError('a file of the one before is missing')
 
   _Run(monkeypatch, replace)
-  assert checkpoint.restore_ema(str(tmp_path)).step == 2
+  assert reader.restore_ema(str(tmp_path)).step == 2
 
 
 def test_a_given_step_that_is_removed_while_it_is_read_is_named(tmp_path, monkeypatch):
@@ -147,9 +148,9 @@ def test_a_given_step_that_is_removed_while_it_is_read_is_named(tmp_path, monkey
   step = tmp_path / 'checkpoints' / '2'
   _Run(monkeypatch, lambda: shutil.rmtree(step))
   with pytest.raises(RemovedError, match=f'{step} was removed while it was read; give the workdir'):
-    checkpoint.restore_ema(str(step))
+    reader.restore_ema(str(step))
   with pytest.raises(RemovedError):
-    checkpoint.restore_ema_of(str(step))
+    reader.restore_ema_of(str(step))
   assert not step_directories.is_last(str(step))
 
 
@@ -162,12 +163,12 @@ def test_a_folder_that_loses_its_parts_is_being_removed(tmp_path, monkeypatch):
       shutil.rmtree(step) if seconds == 7.0 else wait(seconds)))
   _Run(monkeypatch, lambda: shutil.rmtree(step / 'ema' / 'd'))
   with pytest.raises(RemovedError):
-    checkpoint.restore_ema_of(str(step))
+    reader.restore_ema_of(str(step))
 
 
 def test_a_damaged_step_that_stays_is_not_being_removed(tmp_path):
   save_steps(tmp_path, 2)
   shutil.rmtree(tmp_path / 'checkpoints' / '2' / 'ema' / 'd')
   with pytest.raises(UserError, match='ema cannot be read .* use an earlier one') as caught:
-    checkpoint.restore_ema(str(tmp_path))
+    reader.restore_ema(str(tmp_path))
   assert type(caught.value) is UserError

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from mat_jax import strided
+from mat_jax.ops import strided
 from tests import reference
 
 

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax import totals
+from mat_jax.training import totals
 
 
 def test_means_are_over_the_steps_that_had_the_metric():

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mat_jax import train_state
-from mat_jax.discriminator import Branch
-from mat_jax.layers import StyleConv
-from mat_jax.mapping import Mapping
+from mat_jax.nn.discriminator import Branch
+from mat_jax.nn.layers import StyleConv
+from mat_jax.nn.mapping import Mapping
 from mat_jax.settings import Optimizer
+from mat_jax.training import train_state
 
 
 def _run(optimizer, gradients, steps):

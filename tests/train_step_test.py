@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import demo
-from mat_jax import settings, train_step
-from mat_jax.train_state import AugmentState
+from mat_jax import settings
+from mat_jax.training import train_step
+from mat_jax.training.train_state import AugmentState
 
 
 @pytest.fixture(scope='module')

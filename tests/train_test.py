@@ -12,8 +12,11 @@ from tensorboard.util import tensor_util
 from convert import from_torch, to_torch
 from eval import evaluate
 from input_pipeline import from_config
-from mat_jax import checkpoint, settings, sharding, start, train, workdir_lock
+from mat_jax import settings
+from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError
+from mat_jax.runtime import sharding, workdir_lock
+from mat_jax.training import start, train
 from tests import runs
 from tests.conftest import tiny_config
 
@@ -122,7 +125,7 @@ def test_unreadable_images_are_in_the_metrics(trained, tmp_path):
 def test_training_changes_every_part(trained, tmp_path):
   workdir, config = trained
   fresh = _fresh(config, str(tmp_path))
-  final = checkpoint.restore_networks(workdir).networks
+  final = reader.restore_networks(workdir).networks
   for name in ('g_params', 'd_params', 'ema_params'):
     # attn.k.bias has no gradient; Adam may leave it at its value.
     assert _changed(getattr(fresh, name), final[name]) > 0.9, name
@@ -134,7 +137,7 @@ def test_starts_from_another_checkpoint(trained, tmp_path):
   config.init_from = workdir
   config.model.mapping_layers = None  # it is that of the checkpoint
   state = _fresh(config, str(tmp_path))
-  expected = checkpoint.restore_networks(workdir).networks
+  expected = reader.restore_networks(workdir).networks
   assert set(expected) == {'g_params', 'g_buffers', 'd_params', 'ema_params', 'ema_buffers'}
   for name, tree in expected.items():
     jax.tree.map(np.testing.assert_array_equal, getattr(state, name), tree)
@@ -154,8 +157,8 @@ def test_a_fresh_discriminator_catches_up_before_the_generator_moves(trained, tm
     with caplog.at_level(logging.INFO):
       train.train(config, workdir)
   assert 'fresh one is trained for 0.008 kimg' in caplog.text
-  given = checkpoint.restore_networks(begin).networks
-  warm, final = (checkpoint.restore_networks(f'{workdir}/checkpoints/{step}').networks
+  given = reader.restore_networks(begin).networks
+  warm, final = (reader.restore_networks(f'{workdir}/checkpoints/{step}').networks
                  for step in (2, 3))
   for name in given:
     jax.tree.map(np.testing.assert_array_equal, warm[name], given[name])

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax import transformer
-from mat_jax.blocks import resize_linear
-from mat_jax.compute import PORTABLE, for_platform
+from mat_jax.nn import transformer
+from mat_jax.nn.blocks import resize_linear
+from mat_jax.ops.compute import PORTABLE, for_platform
 from tests import reference
 
 COMPUTE = for_platform()

@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from convert.vision_transformers import clip_params_from_state_dict, dinov2_params_from_state_dict
-from mat_jax import vision_transformer
+from mat_jax.features import vision_transformer
 from tests import reference, vision_weights
 
 CLIP_SIDE = vision_weights.CLIP_GRID * vision_weights.PATCH

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mat_jax import warp
+from mat_jax.training import warp
 
 SIDE = 32
 SINGLE = [

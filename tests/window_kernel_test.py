@@ -7,8 +7,10 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-from mat_jax import sharding, transformer, window_kernel
-from mat_jax.compute import PORTABLE
+from mat_jax.nn import transformer
+from mat_jax.ops import window_kernel
+from mat_jax.ops.compute import PORTABLE
+from mat_jax.runtime import sharding
 
 _HEADS = 3
 _KERNEL = dataclasses.replace(PORTABLE, attention='kernel')

@@ -8,13 +8,13 @@ import sys
 from absl import logging
 import pytest
 
-from mat_jax import workdir_lock
 from mat_jax.errors import UserError
+from mat_jax.runtime import workdir_lock
 
 # Holds the workdir until its input ends, with a child that outlives it.
 _HOLDER = '''
 import subprocess, sys
-from mat_jax import workdir_lock
+from mat_jax.runtime import workdir_lock
 with workdir_lock.hold(sys.argv[1]):
   child = subprocess.Popen(['sleep', '60'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                            close_fds=False)

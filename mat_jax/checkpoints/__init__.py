@@ -1,0 +1,1 @@
+"""Checkpoints: reading, writing, finding, and what may be resumed."""

@@ -1,0 +1,93 @@
+"""Reads the items of step directories: trees of arrays, stored by Orbax."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mat_jax.checkpoints import orbax_noise
+from mat_jax.runtime import disk
+from mat_jax.runtime.disk import DamagedError
+
+Tree = Any
+
+# Orbax's description of the tree in an item.
+_DESCRIPTION = '_METADATA'
+
+# The handlers are called without a `Checkpointer`, in which a process whose read fails would
+# leave the others waiting at a barrier. The folder is looked at before, since Orbax reports one
+# that is missing without the system's error number.
+
+
+def read_shapes(path: str) -> dict[str, Tree]:
+  """Shapes and dtypes of the trees in an item.
+
+  Args:
+    path: the item's folder in a step directory.
+
+  Returns:
+    `TrainState` field -> tree; named tuples have become dicts.
+
+  Raises:
+    DamagedError: it is missing or proven to be damaged.
+    UnreachableError: it cannot be read, for another reason.
+  """
+  _check_description(os.path.join(path, _DESCRIPTION))
+
+  def read() -> dict[str, Tree]:
+    os.stat(path)
+    with orbax_noise.quiet():
+      return dict(ocp.PyTreeCheckpointHandler().metadata(pathlib.Path(path)))
+
+  return disk.read(read, path)
+
+
+def _check_description(file: str) -> None:
+  """Raises for a description that is missing or no such thing, as which Orbax raises anything."""
+
+  def load() -> Any:
+    with open(file, encoding='utf-8') as stream:
+      return json.load(stream)
+
+  try:
+    leaves = disk.read(load, file)['tree_metadata'].values()
+    described = [leaf['key_metadata'] and leaf['value_metadata']['value_type'] for leaf in leaves]
+  except (KeyError, TypeError, AttributeError) as error:
+    raise DamagedError(f'its {_DESCRIPTION} is no description of arrays') from error
+  if not described:
+    raise DamagedError(f'its {_DESCRIPTION} describes no arrays')
+
+
+def read_arrays(path: str, like: dict[str, Tree]) -> dict[str, Tree]:
+  """Arrays of an item.
+
+  Args:
+    path: the item's folder in a step directory.
+    like: `TrainState` field -> tree of `jax.ShapeDtypeStruct` with shardings; other
+      fields stay on the disk.
+
+  Returns:
+    Trees of the structure of `like`.
+
+  Raises:
+    DamagedError: it is missing or proven to be damaged.
+    UnreachableError: it cannot be read, for another reason.
+  """
+  args = ocp.args.PyTreeRestore(
+      item=like, partial_restore=True,
+      restore_args=jax.tree.map(
+          lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), like))
+
+  def read() -> dict[str, Tree]:
+    os.stat(path)
+    with orbax_noise.quiet():
+      return ocp.PyTreeCheckpointHandler().restore(pathlib.Path(path), args=args)
+
+  host = disk.read(read, path)
+  return jax.tree.map(
+      lambda leaf, array: jax.make_array_from_callback(
+          leaf.shape, leaf.sharding, lambda index: array[index]), like, host)

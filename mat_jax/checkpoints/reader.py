@@ -1,0 +1,197 @@
+"""Reads the checkpoints of a run, or of a converted model.
+
+A step directory holds three items. `ema` is what evaluation and inpainting need: the
+averaged generator and its buffers. `training` is the rest of the state; a converted model
+has `networks` instead. `meta` holds the config and the position as JSON, so that the
+checkpoint alone is enough to build the networks. `mat_jax.checkpoints.manager` writes them.
+"""
+
+from collections.abc import Collection, Mapping
+import dataclasses
+import os
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+
+from mat_jax.checkpoints.items import read_arrays, read_shapes
+from mat_jax.checkpoints.step_directories import read_found, read_meta, read_present
+from mat_jax.errors import UserError
+from mat_jax.runtime import disk
+from mat_jax.runtime.disk import DamagedError
+from mat_jax.training.train_state import TrainState
+
+# Grows when runs that were saved by an earlier version cannot be resumed; 1 is not written.
+FORMAT = 2
+_EMA_FIELDS = ('ema_params', 'ema_buffers')
+_NETWORK_FIELDS = ('g_params', 'g_buffers', 'd_params')
+# Fields of `config.model` that decide the shapes of the parameters.
+_ARCHITECTURE = ('resolution', 'mapping_layers', 'width')
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class EmaCheckpoint:
+  """The averaged generator of a checkpoint.
+
+  Attributes:
+    step: training step.
+    model: its `config.model`.
+    images_seen: real images shown until then.
+    variables: {'params', 'buffers'} for `Generator.apply`.
+    path: the step directory.
+  """
+
+  step: int
+  model: ml_collections.ConfigDict
+  images_seen: int
+  variables: dict[str, Tree]
+  path: str
+
+
+def abstract_state(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+  """Shapes, dtypes and sharding of a state, to restore into."""
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def items_of(state: TrainState) -> dict[str, dict[str, Tree]]:
+  """The fields of a state in the items that hold them: item -> field -> tree."""
+  fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+  ema = {name: fields.pop(name) for name in _EMA_FIELDS}
+  return {'ema': ema, 'training': fields}
+
+
+def check_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:
+  """Raises UserError at the first field in which two models differ.
+
+  A wanted `mapping_layers` of None stands for that of the checkpoint.
+  """
+  for field in _ARCHITECTURE:
+    if field == 'mapping_layers' and wanted[field] is None:
+      continue
+    if found.get(field) != wanted[field]:
+      raise UserError(
+          f'the checkpoint {path} has model.{field} {found.get(field)}, the config says '
+          f'{wanted[field]}; set --config.model.{field}={found.get(field)} or choose another '
+          'workdir')
+
+
+def fit_model(model: ml_collections.ConfigDict, found: Mapping[str, Any],
+              path: str) -> ml_collections.ConfigDict:
+  """A `config.model` whose open fields are those of a checkpoint.
+
+  Args:
+    model: `config.model`; a `mapping_layers` of None is open.
+    found: the model in the checkpoint's meta.
+    path: the checkpoint, for messages.
+
+  Returns:
+    A copy with every field set.
+
+  Raises:
+    UserError: a field that is set differs; see `check_architecture`.
+  """
+  check_architecture(found, model, path)
+  fitted = model.copy_and_resolve_references()
+  fitted.mapping_layers = found.get('mapping_layers')
+  return fitted
+
+
+def restore_ema(path: str) -> EmaCheckpoint:
+  """Reads the averaged generator of a workdir or step directory.
+
+  Args:
+    path: see `step_directories.find_step`.
+
+  Returns:
+    The checkpoint, its arrays on the first local device.
+
+  Raises:
+    UserError: there is no checkpoint, or it cannot be read.
+  """
+  return read_found(path, _read_ema)
+
+
+def restore_ema_of(step: str) -> EmaCheckpoint:
+  """Reads the averaged generator of a step directory that was there a moment ago.
+
+  Raises:
+    RemovedError: it is not there any more, or is being removed.
+    UserError: it cannot be read.
+  """
+  return read_present(step, _read_ema)
+
+
+def _read_ema(step: str) -> EmaCheckpoint:
+  meta = read_meta(step)
+  ema = _restore_fields(step, 'ema', _EMA_FIELDS)
+  return EmaCheckpoint(
+      step=meta['step'], model=ml_collections.ConfigDict(meta['model']),
+      images_seen=meta['images_seen'], path=step,
+      variables={'params': ema['ema_params'], 'buffers': ema['ema_buffers']})
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+  """Networks to start another run from.
+
+  Attributes:
+    model: the checkpoint's `config.model`.
+    networks: `TrainState` field -> tree; no `d_params` if the checkpoint, a
+      converted generator, has none.
+    path: the step directory.
+  """
+
+  model: Mapping[str, Any]
+  networks: dict[str, Tree]
+  path: str
+
+
+def is_converted(step: str) -> bool:
+  """Whether a step directory is of a converted model, which has no optimiser states.
+
+  Raises:
+    UnreachableError: that cannot be found out.
+  """
+  return disk.is_folder(os.path.join(step, 'networks'))
+
+
+def restore_networks(path: str,
+                     fields: Collection[str] = _NETWORK_FIELDS + _EMA_FIELDS) -> StartingPoint:
+  """Reads the networks of a trained or converted checkpoint.
+
+  Args:
+    path: see `step_directories.find_step`.
+    fields: of `TrainState`, which to read; the rest stays on the disk.
+
+  Returns:
+    The networks without optimiser states, on the first local device.
+
+  Raises:
+    UserError: there is no checkpoint, or it cannot be read.
+  """
+
+  def read(step: str) -> StartingPoint:
+    item = 'networks' if is_converted(step) else 'training'
+    networks = _restore_fields(step, item, [name for name in _NETWORK_FIELDS if name in fields])
+    networks |= _restore_fields(step, 'ema', [name for name in _EMA_FIELDS if name in fields])
+    return StartingPoint(read_meta(step)['model'], networks, step)
+
+  return read_found(path, read)
+
+
+def _restore_fields(step: str, item: str, fields: Collection[str]) -> dict[str, Tree]:
+  """Those of the fields that an item of a step directory has, on the first local device."""
+  path = os.path.join(step, item)
+  logging.info('Reading %s.', path)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  try:
+    shapes = read_shapes(path)
+    like = {name: abstract_state(shapes[name], device) for name in fields if name in shapes}
+    return read_arrays(path, like) if like else {}
+  except DamagedError as error:
+    raise UserError(f'the checkpoint {path} cannot be read ({error}); it may be incomplete, '
+                    'use an earlier one') from error

@@ -1,0 +1,1 @@
+"""Frozen feature networks: VGG, AlexNet, Inception, vision transformers."""

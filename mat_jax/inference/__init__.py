@@ -1,0 +1,1 @@
+"""Completing images with a trained generator."""

@@ -1,0 +1,79 @@
+"""The generator outside of training: one draw per image, whatever the batch."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mat_jax.nn.generator import Generator
+from mat_jax.nn.sizes import LATENT_SIDE, channels, stage1_channels, token_grid
+from mat_jax.ops.compute import for_platform
+
+
+def draw(generator: Generator, seeds: jax.Array, height: int,
+         width: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Latents and keep maps that depend on an image's own seed alone.
+
+  Args:
+    generator: module.
+    seeds: uint32 [N].
+    height: image height.
+    width: image width.
+
+  Returns:
+    z [N, 512] and keep maps for the image size, as `Generator` takes them.
+  """
+  # The middle map of stage one is a quarter of the token grid.
+  stride = generator.resolution // (token_grid(generator.resolution) // 4)
+  first = (height // stride, width // stride, stage1_channels(generator.width))
+  # The lowest map of stage two is 16 wide at the built size.
+  factor = generator.resolution // LATENT_SIDE
+  second = (height // factor, width // factor, channels(LATENT_SIDE, generator.width))
+
+  def one(seed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    z_key, first_key, second_key = jax.random.split(jax.random.key(seed), 3)
+    return (jax.random.normal(z_key, (512,)), jax.random.bernoulli(first_key, 0.5, first),
+            jax.random.bernoulli(second_key, 0.5, second))
+
+  z, first_maps, second_maps = jax.vmap(one)(seeds)
+  return z, {'first': first_maps.astype(jnp.float32), 'second': second_maps.astype(jnp.float32)}
+
+
+@functools.partial(jax.jit, static_argnames=('generator', 'noise_mode'))
+def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.Array,
+             seeds: jax.Array, truncation_psi: float | jax.Array = 1.0,
+             noise_mode: str = 'const') -> tuple[jax.Array, jax.Array]:
+  """Completes a batch.
+
+  Args:
+    generator: module (static).
+    variables: its params and buffers.
+    image: [N, H, W, 3] in [-1, 1].
+    mask: [N, H, W, 1], 1 = keep.
+    seeds: uint32 [N], the randomness of each image.
+    truncation_psi: 1 for full variety.
+    noise_mode: 'const' (built size only) or 'none'.
+
+  Returns:
+    Result and stage-one image, float32 [N, H, W, 3], clipped to [-1, 1].
+  """
+  z, keep_maps = draw(generator, seeds, image.shape[1], image.shape[2])
+
+  def apply(image: jax.Array, mask: jax.Array, z: jax.Array,
+            keep_maps: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return generator.apply(variables, image, mask, z, truncation_psi=truncation_psi,
+                           noise_mode=noise_mode, keep_maps=keep_maps)
+
+  inputs = (image, mask, z, keep_maps)
+  forms = generator.compute or for_platform()
+  found = _map_images(apply, inputs) if forms.inference == 'image' else apply(*inputs)
+  return jax.tree.map(lambda x: jnp.clip(x, -1.0, 1.0), found)
+
+
+def _map_images(function: Callable[..., Any], inputs: Any) -> Any:
+  """A function of batches, one image after the other."""
+  parts = jax.tree.map(lambda x: x[:, None], inputs)
+  found = jax.lax.map(lambda part: function(*part), parts)
+  return jax.tree.map(lambda x: x[:, 0], found)

@@ -1,0 +1,1 @@
+"""The networks: generator, discriminators and their layers."""

@@ -1,0 +1,323 @@
+"""Layers of StyleGAN2 as MAT uses them: equalised learning rate, modulation.
+
+Kernels are stored with unit variance and scaled when used (equalised learning
+rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; products run in
+the dtype of `Compute`.
+"""
+
+import functools
+import math
+
+from flax import linen as nn
+import jax
+from jax.experimental.layout import Layout, with_layout_constraint
+import jax.numpy as jnp
+
+from mat_jax.ops import convolution, resample
+from mat_jax.ops.compute import PORTABLE, Compute
+
+
+def activate(x: jax.Array, activation: str, gain: float = 1.0) -> jax.Array:
+  """'lrelu': leaky ReLU of slope 0.2, times sqrt(2) and `gain`; 'linear': times `gain`."""
+  if activation == 'lrelu':
+    return _leaky_relu(x, math.sqrt(2.0) * gain)
+  if activation == 'linear':
+    return x if gain == 1.0 else x * gain
+  raise ValueError(f'unknown activation {activation!r}')
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _leaky_relu(x: jax.Array, scale: float) -> jax.Array:
+  """Leaky ReLU of slope 0.2, times `scale` > 0.
+
+  The derivative reads the slope off the result, which the next layer keeps anyway: neither
+  the input nor a map of its signs has to be kept. It is itself differentiable, for R1.
+  """
+  return jnp.where(x > 0.0, x, 0.2 * x) * scale
+
+
+def _leaky_relu_forward(x: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+  y = _leaky_relu(x, scale)
+  return y, y
+
+
+def _leaky_relu_backward(scale: float, y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+  return (gradient * jnp.where(y > 0.0, scale, 0.2 * scale).astype(gradient.dtype),)
+
+
+_leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
+
+
+def normalize_second_moment(x: jax.Array, epsilon: float = 1e-8) -> jax.Array:
+  """Scales each row of [N, C] to a mean square of 1."""
+  return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+
+
+def minibatch_std(x: jax.Array, group_size: int = 4, shards: int | None = 1) -> jax.Array:
+  """Appends the standard deviation over groups of images as one channel.
+
+  Progressive GAN (arXiv 1710.10196), section 3. Within a shard of n images,
+  image i belongs to group i mod (n / G), G = min(group_size, n).
+
+  Args:
+    x: [N, H, W, C].
+    group_size: images in a group.
+    shards: the batch is cut into this many contiguous parts that are grouped
+      on their own; None makes every group a part. Neighbours are grouped then, so
+      that the result is the same for any part of a batch that holds whole groups: on
+      any number of devices, without communication, and in microbatches.
+
+  Returns:
+    [N, H, W, C + 1].
+
+  Raises:
+    ValueError: when the sizes do not divide.
+  """
+  n, h, w, c = x.shape
+  shards = max(1, n // group_size) if shards is None else shards
+  if n % shards:
+    raise ValueError(f'minibatch std cannot cut a batch of {n} into {shards} shards')
+  size = min(group_size, n // shards)
+  if (n // shards) % size:
+    raise ValueError(
+        f'minibatch std cannot group {n // shards} images by {size}; '
+        f'choose a batch that {size} divides')
+  groups = n // shards // size
+  y = x.astype(jnp.float32).reshape(shards, size, groups, h, w, c)
+  y = jnp.sqrt(jnp.var(y, axis=1) + 1e-8)
+  y = jnp.mean(y, axis=(2, 3, 4))[:, None, :]
+  y = jnp.broadcast_to(y, (shards, size, groups)).reshape(n, 1, 1, 1)
+  y = jnp.broadcast_to(y, (n, h, w, 1)).astype(x.dtype)
+  return jnp.concatenate([x, y], axis=-1)
+
+
+def _gain(kernel: tuple[int, ...]) -> float:
+  """1 / sqrt(inputs of a sum), of a kernel [h, w, I, O]: the equalised learning rate.
+
+  It multiplies the results, or the styles, which takes no copy of the kernel.
+  """
+  return 1.0 / math.sqrt(math.prod(kernel[:3]))
+
+
+class FullyConnected(nn.Module):
+  """Equalised dense layer: act(x @ (kernel * m / sqrt(in)) + bias * m).
+
+  Attributes:
+    features: output width.
+    activation: 'linear' or 'lrelu'.
+    lr_multiplier: m; the kernel is stored divided by it.
+    bias_init: initial bias.
+    compute: dtype and forms.
+  """
+
+  features: int
+  activation: str = 'linear'
+  lr_multiplier: float = 1.0
+  bias_init: float = 0.0
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., in] -> [..., features]."""
+    dtype = self.compute.dtype
+    kernel, bias, gain = self._weights(x.shape[-1])
+    y = gain * self._product(x.astype(dtype), kernel.astype(dtype))
+    return activate(y + bias.astype(dtype), self.activation)
+
+  def _weights(self, inputs: int) -> tuple[jax.Array, jax.Array, float]:
+    """Kernel [inputs, features] and bias, and what multiplies a product with the kernel."""
+    kernel = self.param(
+        'kernel', self.compute.normal(1.0 / self.lr_multiplier), (inputs, self.features))
+    bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
+    return kernel, bias * self.lr_multiplier, self.lr_multiplier / math.sqrt(inputs)
+
+  def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if x.ndim == 4 and self.compute.pointwise == 'convolution':
+      return convolution.convolve(x, kernel[None, None], compute=self.compute)
+    return x @ kernel
+
+
+class FullyConnectedWeights(FullyConnected):
+  """The parameters of `FullyConnected`, for a product that is computed elsewhere."""
+
+  @nn.compact
+  def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel [inputs, features] and bias [features] as they are used, in the compute dtype."""
+    kernel, bias, gain = self._weights(inputs)
+    return (kernel * gain).astype(self.compute.dtype), bias.astype(self.compute.dtype)
+
+
+class Conv2d(nn.Module):
+  """Equalised convolution with optional FIR resampling.
+
+  Attributes:
+    features: output channels.
+    kernel_size: odd.
+    activation: 'linear' or 'lrelu'.
+    up: 1 or 2.
+    down: 1 or 2.
+    use_bias: adds a bias before the activation.
+    gain: extra factor on the activation (sqrt(1/2) in residual blocks).
+    compute: dtype and forms.
+  """
+
+  features: int
+  kernel_size: int
+  activation: str = 'lrelu'
+  up: int = 1
+  down: int = 1
+  use_bias: bool = True
+  gain: float = 1.0
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, in] -> [N, H * up / down, W * up / down, features]."""
+    dtype = self.compute.dtype
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.compute.normal(1.0), shape)
+    y = resample.resample_conv(
+        x.astype(dtype), kernel.astype(dtype), self.up, self.down, compute=self.compute)
+    y = y * _gain(shape)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(dtype)
+    return activate(y, self.activation, self.gain)
+
+
+class ModulatedConv2d(nn.Module):
+  """Convolution whose input channels a style scales (StyleGAN2, section 2.2).
+
+  Scaling the input by the style and the output by the demodulation factor
+  around one shared convolution equals the grouped convolution with one kernel
+  per image, and is far cheaper.
+
+  Attributes:
+    features: output channels.
+    kernel_size: odd.
+    demodulate: scales every output channel to unit expected deviation.
+    up: 1 or 2.
+    compute: dtype and forms.
+  """
+
+  features: int
+  kernel_size: int
+  demodulate: bool = True
+  up: int = 1
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
+    """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]."""
+    dtype = self.compute.dtype
+    scale = FullyConnected(x.shape[-1], bias_init=1.0, compute=self.compute, name='affine')(style)
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.compute.normal(1.0), shape)
+    scale = scale * _gain(shape)
+    if not self.demodulate and self.up == 1 and shape[:2] == (1, 1) and (
+        self.compute.pointwise == 'product'):
+      # Scaling a small kernel for each image spares a scaled copy of the map. (A TPU scales
+      # within the convolution, and would change the layout of the map for this.)
+      kernels = kernel[0, 0] * scale[:, :, None]
+      return jnp.einsum('nhwi,nio->nhwo', x.astype(dtype), kernels.astype(dtype))
+    y = resample.resample_conv(
+        x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
+        compute=self.compute)
+    if self.demodulate:
+      # As a sum of slices: XLA's reduction of leading axes is slow on the CPU.
+      power = sum(jnp.square(kernel[i, j]) for i in range(shape[0]) for j in range(shape[1]))
+      norm = jnp.square(scale.astype(jnp.float32)) @ power
+      y = y * jax.lax.rsqrt(norm + 1e-8).astype(dtype)[:, None, None, :]
+    return y
+
+
+class StyleConv(nn.Module):
+  """Modulated convolution, noise, bias and leaky ReLU.
+
+  Attributes:
+    features: output channels.
+    resolution: side of the constant noise map, the built output size.
+    up: 1 or 2.
+    use_noise: has a noise strength and a constant noise map.
+    compute: dtype and forms.
+  """
+
+  features: int
+  resolution: int
+  up: int = 1
+  use_noise: bool = True
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array, style: jax.Array, noise_mode: str = 'const') -> jax.Array:
+    """[N, H, W, in], [N, S] -> [N, H * up, W * up, features].
+
+    Args:
+      x: [N, H, W, in].
+      style: [N, S].
+      noise_mode: 'random' (one fresh map per image from the 'noise' stream),
+        'const' (the stored map, [H * up, W * up], or one per image with N in front)
+        or 'none'.
+    """
+    y = ModulatedConv2d(self.features, 3, up=self.up, compute=self.compute, name='conv')(x, style)
+    if self.use_noise:
+      y = self._add_noise(y, noise_mode)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    # Not `activate`: the gradient of the demodulation keeps y anyway, which has the signs.
+    y = y + bias.astype(y.dtype)
+    return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
+
+  def _add_noise(self, y: jax.Array, noise_mode: str) -> jax.Array:
+    n, h, w, _ = y.shape
+    strength = self.param('noise_strength', nn.initializers.zeros, ())
+    stored = self.variable(
+        'buffers', 'noise_const',
+        lambda: self.compute.normal(1.0)(self.make_rng('params'), (self.resolution,) * 2))
+    if noise_mode == 'none':
+      return y
+    if noise_mode == 'const':
+      if (h, w) != stored.value.shape[-2:]:
+        raise ValueError(
+            f'constant noise is stored for {stored.value.shape}, the map is {(h, w)}; '
+            "use noise_mode='random' or 'none' on other sizes")
+      noise = stored.value.reshape(-1, h, w, 1)
+    elif noise_mode == 'random':
+      noise = jax.random.normal(self.make_rng('noise'), (n, h, w, 1))
+    else:
+      raise ValueError(f"noise_mode is {noise_mode!r}, not 'random', 'const' or 'none'")
+    return y + (strength * noise).astype(y.dtype)
+
+
+class ToRGB(nn.Module):
+  """Modulated 1x1 convolution to three channels on top of the previous image.
+
+  Attributes:
+    features: image channels.
+    compute: dtype and forms.
+  """
+
+  features: int = 3
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array, style: jax.Array, skip: jax.Array | None = None) -> jax.Array:
+    """[N, H, W, in], [N, S] -> float32 [N, H, W, features].
+
+    Args:
+      x: [N, H, W, in].
+      style: [N, S].
+      skip: previous image [N, H, W, features], or at half the size, then it is
+        enlarged by the FIR filter.
+    """
+    y = ModulatedConv2d(
+        self.features, 1, demodulate=False, compute=self.compute, name='conv')(x, style)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    if self.compute.images == 'planes':
+      y = with_layout_constraint(y, Layout((0, 3, 1, 2)))
+    # Images are summed over up to seven sizes: float32 keeps the sum exact.
+    y = y.astype(jnp.float32) + bias
+    if skip is None:
+      return y
+    if skip.shape[1:3] != y.shape[1:3]:
+      skip = resample.upsample(skip, self.compute)
+    return y + skip

@@ -1,0 +1,311 @@
+"""The mask-aware transformer body of stage one (MAT, section 3.3).
+
+Window attention (Swin, arXiv 2103.14030) without layer normalisation, position
+bias and residual sums; keys of the hole are shut out until a window has seen a
+valid token. Everything stays a map [N, H, W, C]; masks are [N, H, W, 1], 1
+where a token is valid.
+"""
+
+import math
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from mat_jax.nn.layers import Conv2d, FullyConnected, FullyConnectedWeights
+from mat_jax.ops import window_kernel
+from mat_jax.ops.compute import PORTABLE, Compute
+
+_SHUT_OUT = -100.0
+_APART = -1e9  # of logits: no float32 exponential is left of it
+
+
+class PartialConv2d(nn.Module):
+  """Convolution that renormalises by the valid part of its window (arXiv 1804.07723).
+
+  Attributes:
+    features: output channels.
+    kernel_size: odd.
+    activation: 'linear' or 'lrelu'.
+    up: 1 or 2 (without a mask).
+    down: 1 or 2.
+    compute: dtype and forms.
+  """
+
+  features: int
+  kernel_size: int
+  activation: str = 'lrelu'
+  up: int = 1
+  down: int = 1
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array,
+               mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+    """[N, H, W, in] and its mask or None -> output and updated mask or None."""
+    y = Conv2d(self.features, self.kernel_size, self.activation, self.up, self.down,
+               compute=self.compute, name='conv')(x)
+    if mask is None:
+      return y, None
+    area, pad = self.kernel_size**2, self.kernel_size // 2
+    valid = lax.reduce_window(
+        lax.stop_gradient(mask), 0.0, lax.add, (1, self.kernel_size, self.kernel_size, 1),
+        (1, self.down, self.down, 1), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    updated = jnp.clip(valid, 0.0, 1.0)
+    ratio = area / (valid + 1e-8) * updated
+    return y * ratio.astype(y.dtype), updated
+
+
+def window_partition(x: jax.Array, window: int) -> jax.Array:
+  """[N, H, W, C] -> [N * windows, window * window, C], windows in row order."""
+  n, h, w, c = x.shape
+  x = x.reshape(n, h // window, window, w // window, window, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window * window, c)
+
+
+def window_reverse(x: jax.Array, window: int, height: int, width: int) -> jax.Array:
+  """Inverse of `window_partition`: -> [N, height, width, C]."""
+  rows, columns, c = height // window, width // window, x.shape[-1]
+  x = x.reshape(-1, rows, columns, window, window, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, c)
+
+
+def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+  """What a query may see of a window that a cyclic shift put together.
+
+  Returns:
+    float32 [windows, tokens, tokens]: 0 between tokens that were neighbours
+    before the shift, -100 between regions that came from opposite borders.
+  """
+  def regions(size: int) -> np.ndarray:
+    position = np.arange(size)
+    return (position >= size - window).astype(int) + (position >= size - shift)
+
+  labels = 3 * regions(height)[:, None] + regions(width)[None, :]
+  labels = labels.reshape(height // window, window, width // window, window)
+  labels = labels.transpose(0, 2, 1, 3).reshape(-1, window * window)
+  same = labels[:, :, None] == labels[:, None, :]
+  return np.where(same, 0.0, _SHUT_OUT).astype(np.float32)
+
+
+def join_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray | None:
+  """The bias of logits when `count` neighbouring windows are computed as one.
+
+  Args:
+    bias: float32 [windows, tokens, tokens], or None for none.
+    tokens: of one window.
+    count: windows to join; divides their number.
+
+  Returns:
+    float32 [windows / count, count * tokens, count * tokens]: `bias` within a window, what
+    makes every weight 0 between windows. [1, ...] or None if there was no bias.
+  """
+  if count == 1:
+    return bias
+  within = np.zeros((1, count, tokens, tokens)) if bias is None else bias.reshape(
+      -1, count, tokens, tokens)
+  joined = np.full((len(within), count, tokens, count, tokens), _APART, np.float32)
+  for i in range(count):
+    joined[:, i, :, i] = within[:, i]
+  return joined.reshape(len(within), count * tokens, count * tokens)
+
+
+def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+  """x / max(|x|, epsilon) over the last axis, with a finite gradient at 0."""
+  power = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+  return (x * lax.rsqrt(jnp.maximum(power, epsilon**2))).astype(x.dtype)
+
+
+def _key_bias(mask: jax.Array) -> jax.Array:
+  """Mask of keys [B, T, 1] -> float32 [B, 1, T]: what shuts the keys of the hole out."""
+  return jnp.where(mask == 0.0, _SHUT_OUT, 0.0).swapaxes(1, 2)
+
+
+class WindowAttention(nn.Module):
+  """Multi-head attention within windows; queries and keys from normalised tokens.
+
+  Attributes:
+    heads: number of heads; divides the width.
+    compute: dtype and forms.
+  """
+
+  heads: int
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array, bias: np.ndarray | None,
+               mask: jax.Array | None) -> jax.Array:
+    """Attention of every window.
+
+    Args:
+      tokens: [B, T, C], B = images * windows, windows innermost.
+      bias: [windows, T, T] added to the logits, or None.
+      mask: [B, T, 1], 1 = valid key, or None.
+
+    Returns:
+      [B, T, C].
+    """
+    if self._is_kernel(tokens):
+      return self._by_kernel(tokens, bias, mask)
+    shape = tokens.shape
+    joined = self._joined_windows(shape, bias)
+    bias = join_windows(bias, shape[1], joined)
+    tokens = tokens.reshape(-1, joined * shape[1], shape[2])
+    mask = None if mask is None else mask.reshape(*tokens.shape[:2], 1)
+    b, t, c = tokens.shape
+    head_dim = c // self.heads
+
+    def project(name: str, x: jax.Array) -> jax.Array:
+      return FullyConnected(c, compute=self.compute, name=name)(x)
+
+    normalized = l2_normalize(tokens)
+    query = project('q', normalized).reshape(b, t, self.heads, head_dim)
+    key = project('k', normalized).reshape(b, t, self.heads, head_dim)
+    value = project('v', tokens).reshape(b, t, self.heads, head_dim)
+    logits = jnp.einsum('bqhd,bkhd->bhqk', query * head_dim**-0.5, key).astype(jnp.float32)
+    if bias is not None:
+      windows = bias.shape[0]
+      logits = logits.reshape(b // windows, windows, self.heads, t, t) + bias[None, :, None]
+      logits = logits.reshape(b, self.heads, t, t)
+    if mask is not None:
+      logits = logits + _key_bias(mask)[:, None]
+    # The softmax divides last, by sums over keys: every pass over [b, h, t, t] that the
+    # backward pass then needs not is memory traffic, the largest of the stage, and so are
+    # exponentials kept in float32. The largest logit cancels and has no gradient.
+    highest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp((logits - highest).astype(value.dtype))
+    total = jnp.sum(weights, axis=-1, dtype=jnp.float32).swapaxes(1, 2)[..., None]
+    y = jnp.einsum('bhqk,bkhd->bqhd', weights, value) / total
+    y = y.astype(value.dtype).reshape(b, t, c)
+    return project('proj', y).reshape(shape)
+
+  def _is_kernel(self, tokens: jax.Array) -> bool:
+    """Whether to compute by `window_kernel`, which has to see the batch of one device."""
+    return (self.compute.attention == 'kernel' and tokens.shape[1] % 8 == 0
+            and bool(jax.sharding.get_abstract_mesh().manual_axes))
+
+  def _by_kernel(self, tokens: jax.Array, bias: np.ndarray | None,
+                 mask: jax.Array | None) -> jax.Array:
+    c = tokens.shape[-1]
+
+    def weights(name: str) -> tuple[jax.Array, jax.Array]:
+      kernel, bias = FullyConnectedWeights(c, compute=self.compute, name=name)(c)
+      return kernel, bias[None]
+
+    return window_kernel.attend(
+        tokens.astype(self.compute.dtype),
+        window_kernel.Weights(*map(weights, ('q', 'k', 'v', 'proj'))), self.heads, bias,
+        None if mask is None else _key_bias(mask))
+
+  def _joined_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
+    """How many windows of [B, T, C] tokens to compute together."""
+    windows = shape[0] if bias is None else bias.shape[0]
+    return math.gcd(windows, max(1, self.compute.attention_tokens // shape[1]))
+
+
+class Mlp(nn.Module):
+  """Two dense layers, leaky ReLU between them.
+
+  Attributes:
+    hidden: width of the hidden layer.
+    compute: dtype and forms.
+  """
+
+  hidden: int
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., C] -> [..., C]."""
+    y = FullyConnected(self.hidden, 'lrelu', compute=self.compute, name='fc1')(x)
+    return FullyConnected(x.shape[-1], compute=self.compute, name='fc2')(y)
+
+
+class TransformerBlock(nn.Module):
+  """Window attention, fusion by concatenation, MLP (MAT, figure 3).
+
+  Attributes:
+    heads: attention heads.
+    window: side of a window; divides both sides of the map.
+    shift: cyclic shift before the windows are cut; 0 for none.
+    mlp_ratio: hidden width of the MLP over its width.
+    compute: dtype and forms.
+  """
+
+  heads: int
+  window: int
+  shift: int = 0
+  mlp_ratio: float = 2.0
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array,
+               mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+    """[N, H, W, C] and mask [N, H, W, 1] or None -> the same shapes."""
+    _, h, w, c = x.shape
+    if h % self.window or w % self.window:
+      raise ValueError(f'windows of {self.window} do not divide a map of {h} x {w}')
+    bias = shift_mask(h, w, self.window, self.shift) if self.shift else None
+
+    def to_windows(y: jax.Array) -> jax.Array:
+      if self.shift:
+        y = jnp.roll(y, (-self.shift, -self.shift), (1, 2))
+      return window_partition(y, self.window)
+
+    def to_map(y: jax.Array) -> jax.Array:
+      y = window_reverse(y, self.window, h, w)
+      return jnp.roll(y, (self.shift, self.shift), (1, 2)) if self.shift else y
+
+    mask_windows = None if mask is None else to_windows(mask)
+    attended = WindowAttention(self.heads, self.compute, name='attn')(
+        to_windows(x), bias, mask_windows)
+    if mask is not None:
+      seen = jnp.max(mask_windows, axis=1, keepdims=True)
+      mask = to_map(jnp.broadcast_to(seen, mask_windows.shape))
+    fused = jnp.concatenate([x, to_map(attended)], axis=-1)
+    y = FullyConnected(c, 'lrelu', compute=self.compute, name='fuse')(fused)
+    y = Mlp(int(c * self.mlp_ratio), self.compute, name='mlp')(y)
+    return y, mask
+
+
+class TransformerStage(nn.Module):
+  """Resampling, transformer blocks, a partial convolution and a residual sum.
+
+  Attributes:
+    depth: number of blocks; odd ones shift their windows.
+    heads: attention heads.
+    window: side of a window.
+    resolution: side of the map that the network is built for; windows that
+      cover it do not shift, on larger inputs neither.
+    up: resampling of the input, 1 or 2.
+    down: resampling of the input, 1 or 2.
+    compute: dtype and forms.
+  """
+
+  depth: int
+  heads: int
+  window: int
+  resolution: int
+  up: int = 1
+  down: int = 1
+  compute: Compute = PORTABLE
+
+  @nn.compact
+  def __call__(self, x: jax.Array,
+               mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+    """[N, H, W, C] -> [N, H * up / down, W * up / down, C], and the mask likewise."""
+    width = x.shape[-1]
+    if (self.up, self.down) != (1, 1):
+      x, mask = PartialConv2d(width, 3, up=self.up, down=self.down, compute=self.compute,
+                              name='downsample')(x, mask)
+    shortcut = x
+    window = min(self.window, self.resolution)
+    for i in range(self.depth):
+      shift = window // 2 if i % 2 and self.resolution > window else 0
+      block = self.compute.block(TransformerBlock)
+      x, mask = block(self.heads, window, shift, compute=self.compute,
+                      name=f'blocks_{i}')(x, mask)
+    x, mask = PartialConv2d(width, 3, compute=self.compute, name='conv')(x, mask)
+    return x + shortcut, mask

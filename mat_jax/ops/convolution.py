@@ -1,0 +1,156 @@
+"""Stride-1 convolutions, with the kernel gradient in the form that suits a platform.
+
+All maps are NHWC, all kernels HWIO; convolutions are correlations.
+"""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from mat_jax.ops.compute import PORTABLE, Compute
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+# Positions of a strip: with some hundred channels its rows stay in a core's cache.
+_STRIP = 2048
+
+
+def plain(x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1,
+          dilation: int = 1) -> jax.Array:
+  """XLA's convolution.
+
+  Args:
+    x: [N, H, W, I].
+    kernel: [h, w, I, O].
+    padding: zeros (before, after) each spatial axis.
+    stride: every so many positions are computed.
+    dilation: each pixel is followed by `dilation` - 1 zeros, inserted before the padding.
+
+  Returns:
+    [N, H', W', O].
+  """
+  return lax.conv_general_dilated(
+      x, kernel, (stride, stride), padding, lhs_dilation=(dilation, dilation),
+      dimension_numbers=_DIMENSIONS)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
+             compute: Compute = PORTABLE) -> jax.Array:
+  """Stride-1 correlation.
+
+  Args:
+    x: [N, H, W, I].
+    kernel: [h, w, I, O].
+    padding: zeros on both sides of (height, width).
+    compute: chooses the form of the kernel gradient.
+
+  Returns:
+    [N, H + 2 padding - h + 1, ..., O].
+  """
+  pads = tuple((p, p) for p in padding)
+  if compute.weight_gradient == 'strips':
+    return _bilinear(x, kernel, pads)
+  return plain(x, kernel, pads) if compute.pointwise == 'convolution' else _multiply(
+      x, kernel, pads)
+
+
+def _multiply(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+  """A convolution, by a matrix product if the kernel is one."""
+  if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
+  return plain(x, kernel, padding)
+
+
+# A convolution is bilinear in map and kernel. Its two derivatives and theirs are the same
+# three products again: the convolution, its transpose, and the kernel gradient. With the
+# rules below every order of derivatives, R1's too, is made of them.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _bilinear(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+  return _multiply(x, kernel, padding)
+
+
+def _bilinear_forward(x, kernel, padding):
+  # The map is kept for the kernel's gradient alone.
+  kept = x.value if kernel.perturbed else None
+  return _bilinear(x.value, kernel.value, padding), (kept, kernel.value)
+
+
+def _bilinear_backward(padding, residuals, gradient):
+  x, kernel = residuals
+  if x is None:
+    return _transpose(gradient, kernel, padding), None
+  kernel_gradient = _kernel_gradient(x, gradient, padding)
+  return _transpose(gradient, _after(kernel_gradient, kernel), padding), kernel_gradient
+
+
+_bilinear.defvjp(_bilinear_forward, _bilinear_backward, symbolic_zeros=True)
+
+
+def _after(first: jax.Array, x: jax.Array) -> jax.Array:
+  """`x`, but not before `first` has been computed.
+
+  XLA's scheduler on the CPU leaves kernel gradients to the end of a backward pass, so that
+  the maps that they need pile up until then, and it drops optimisation barriers. Nothing is
+  above infinity, which it does not know.
+  """
+  return jnp.where(first > jnp.inf, first, x)
+
+
+def _transpose(gradient: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+  """The gradient by the map: a convolution with the flipped kernel."""
+  flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  full = tuple((size - 1 - before, size - 1 - after)
+               for size, (before, after) in zip(kernel.shape[:2], padding, strict=True))
+  return _bilinear(gradient, flipped, full)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, padding: Padding) -> jax.Array:
+  """The gradient by the kernel, [h, w, I, O], of [N, H, W, I] and [N, H', W', O].
+
+  XLA's own takes a tenth of the speed of a matrix product on the CPU, and one product over
+  the whole map transposes it in memory. So the map is cut into strips of rows; the columns
+  that the kernel sees lie beside each other as channels, and each of its rows is a product.
+  """
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  n, rows, columns, outputs = gradient.shape
+  inputs, height = x.shape[-1], x.shape[1] - rows + 1
+  width = x.shape[2] - columns + 1
+  size = min(rows, max(1, _STRIP // columns))
+  strips = -(-rows // size)
+  # A last strip that is not full gets rows without a gradient.
+  missing = ((0, 0), (0, strips * size - rows), (0, 0), (0, 0))
+  x, gradient = jnp.pad(x, missing), jnp.pad(gradient, missing)
+
+  def add(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+    image, row = index // strips, index % strips * size
+    part = lax.dynamic_slice(
+        x, (image, row, 0, 0), (1, size + height - 1, columns + width - 1, inputs))[0]
+    part = jnp.concatenate([part[:, j:j + columns] for j in range(width)], axis=-1)
+    out = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, size, columns, outputs))
+    out = out.reshape(size * columns, outputs).T
+    products = [jnp.matmul(out, part[i:i + size].reshape(size * columns, width * inputs),
+                           preferred_element_type=jnp.float32) for i in range(height)]
+    return total + jnp.stack(products), None
+
+  zeros = jnp.zeros((height, outputs, width * inputs), jnp.float32)
+  total, _ = lax.scan(add, zeros, jnp.arange(n * strips))
+  total = total.reshape(height, outputs, width, inputs).transpose(0, 2, 3, 1)
+  return total.astype(x.dtype)
+
+
+def _kernel_gradient_forward(x, gradient, padding):
+  return _kernel_gradient(x, gradient, padding), (x, gradient)
+
+
+def _kernel_gradient_backward(padding, residuals, change):
+  x, gradient = residuals
+  return _transpose(gradient, change, padding), _bilinear(x, change, padding)
+
+
+_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)

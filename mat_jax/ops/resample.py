@@ -1,0 +1,232 @@
+"""FIR resampling and the convolutions around it (StyleGAN2, arXiv 1912.04958).
+
+All maps are NHWC, all kernels HWIO; convolutions are correlations. The FIR
+filter of MAT is outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.
+"""
+
+import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+import numpy as np
+
+from mat_jax.ops import convolution, strided
+from mat_jax.ops.compute import PORTABLE, PRODUCT, Compute
+
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+
+def fir_filter() -> np.ndarray:
+  """The low-pass filter of every resampling layer: float32 [4, 4], sum 1."""
+  taps = np.array([1.0, 3.0, 3.0, 1.0], np.float32)
+  return np.outer(taps, taps) / 64.0
+
+
+def upfirdn(x: jax.Array, fir: np.ndarray, up: int = 1, down: int = 1,
+            padding: tuple[int, int] = (0, 0), gain: float = 1.0) -> jax.Array:
+  """Inserts zeros, pads, convolves with any `fir` and subsamples.
+
+  Args:
+    x: [N, H, W, C].
+    fir: [h, w] filter; the convolution is a true one (the filter is flipped).
+    up: factor of zero insertion (each pixel is followed by up - 1 zeros).
+    down: every `down`-th pixel of the result is kept.
+    padding: zeros (before, after) each spatial axis, after the insertion.
+    gain: factor on the result.
+
+  Returns:
+    [N, H', W', C] in the dtype of `x`.
+  """
+  channels = x.shape[-1]
+  kernel = jnp.asarray(np.flip(fir) * gain, x.dtype)[:, :, None, None]
+  kernel = jnp.tile(kernel, (1, 1, 1, channels))
+  pads = [(padding[0], padding[1] + up - 1)] * 2
+  return lax.conv_general_dilated(
+      x, kernel, (down, down), pads, lhs_dilation=(up, up),
+      dimension_numbers=_DIMENSIONS, feature_group_count=channels)
+
+
+def _filter_axis(x: jax.Array, axis: int, padding: tuple[int, int], stride: int) -> jax.Array:
+  """Unscaled [1, 3, 3, 1] along one axis as shifted adds."""
+  pads = [(0, 0)] * x.ndim
+  pads[axis] = padding
+  x = jnp.pad(x, pads)
+  size = (x.shape[axis] - 4) // stride + 1
+  shifted = [
+      lax.slice_in_dim(x, tap, tap + (size - 1) * stride + 1, stride, axis) for tap in range(4)]
+  return (shifted[0] + shifted[3]) + 3.0 * (shifted[1] + shifted[2])
+
+
+def blur(x: jax.Array, padding: tuple[int, int], down: int = 1,
+         compute: Compute = PORTABLE) -> jax.Array:
+  """The low-pass filter, keeping every `down`-th pixel.
+
+  Args:
+    x: [N, H, W, C].
+    padding: zeros (before, after) each spatial axis.
+    down: subsampling factor.
+    compute: chooses the form.
+
+  Returns:
+    [N, (H + padding - 4) // down + 1, ..., C].
+  """
+  if compute.fir == 'depthwise':
+    return upfirdn(x, fir_filter(), down=down, padding=padding)
+  x = _filter_axis(x, 1, padding, down)
+  return _filter_axis(x, 2, padding, down) * (1.0 / 64.0)
+
+
+def _interleave(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+  shape = list(even.shape)
+  shape[axis] *= 2
+  return jnp.stack([even, odd], axis + 1).reshape(shape)
+
+
+def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
+  """[1, 3, 3, 1] / 4 over the zero-inserted axis, by its two phases."""
+  size = x.shape[axis]
+  pads = [(0, 0)] * x.ndim
+  pads[axis] = (1, 1)
+  padded = jnp.pad(x, pads)
+  before = lax.slice_in_dim(padded, 0, size, axis=axis)
+  after = lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+  middle = 3.0 * x
+  return _interleave(before + middle, middle + after, axis)
+
+
+def upsample(x: jax.Array, compute: Compute = PORTABLE) -> jax.Array:
+  """2x enlargement with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
+  # A convolution would put the batch of an image of three channels into the TPU's 128 lanes.
+  if compute.fir == 'depthwise' and x.shape[-1] > 4:
+    return upfirdn(x, fir_filter(), up=2, padding=(2, 1), gain=4.0)
+  return _upsample_axis(_upsample_axis(x, 1), 2) * (1.0 / 16.0)
+
+
+def _blur_dilated_axis(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+  """[1, 3, 3, 1] with padding (1, 1) on a map given by its even and odd entries.
+
+  `even` has one entry more than `odd` along `axis`; the result has twice the
+  entries of `odd`.
+  """
+  size = odd.shape[axis]
+  pads = [(0, 0)] * odd.ndim
+  pads[axis] = (1, 1)
+  padded = jnp.pad(odd, pads)
+  left, right = (lax.slice_in_dim(even, k, size + k, axis=axis) for k in (0, 1))
+  before, after = (lax.slice_in_dim(padded, k, size + k, axis=axis) for k in (0, 2))
+  return _interleave(
+      (before + right) + 3.0 * (left + odd), (left + after) + 3.0 * (odd + right), axis)
+
+
+def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
+  """The zero-inserted k3 convolution split by output parity, merged into the FIR."""
+  rows = []
+  for row_taps, row_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)):
+    even, odd = (
+        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), compute)
+        for column_taps, column_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)))
+    rows.append(_blur_dilated_axis(even, odd, 2))
+  return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
+
+
+def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
+                   compute: Compute) -> jax.Array:
+  if kernel.shape[0] == 1:
+    x = convolution.convolve(x, kernel, compute=compute)
+    return upsample(x, compute) if fir is None else upfirdn(x, fir, 2, 1, (2, 1), 4.0)
+  if fir is None and compute.upsample_conv == 'sub_kernels':
+    return _upsample_conv_sub_kernels(x, kernel, compute)
+  if compute.upsample_conv == 'adjoint':
+    x = strided.spread(x, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+  else:
+    x = convolution.plain(x, kernel, ((2, 2), (2, 2)), dilation=2)
+  if fir is None:
+    return blur(x, (1, 1), compute=compute) * 4.0
+  return upfirdn(x, fir, padding=(1, 1), gain=4.0)
+
+
+@jax.custom_vjp
+def _phases(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
+  """[N, H, W, C] -> even and odd rows, each as even and odd columns.
+
+  The gradient of a strided slice is a map of zeros and its sum with others; here the four
+  gradients are put side by side instead.
+  """
+  return tuple(tuple(x[:, i::2, j::2] for j in range(2)) for i in range(2))
+
+
+def _phases_forward(x):
+  return _phases(x), None
+
+
+def _phases_backward(_, gradients):
+  rows = [_merge(even, odd, 2) for even, odd in gradients]
+  return (_merge(*rows, 1),)
+
+
+_phases.defvjp(_phases_forward, _phases_backward)
+
+
+def _merge(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+  """Even and odd entries along an axis, of which `odd` may have one less, in their order."""
+  size = even.shape[axis] + odd.shape[axis]
+  pads = [(0, 0)] * odd.ndim
+  pads[axis] = (0, even.shape[axis] - odd.shape[axis])
+  return lax.slice_in_dim(_interleave(even, jnp.pad(odd, pads), axis), 0, size, axis=axis)
+
+
+def _strided_conv_phases(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
+  """Stride-2 VALID k3 convolution as four convolutions over the input's phases."""
+  phases = _phases(x)
+  return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], compute=compute)
+             for i in range(2) for j in range(2))
+
+
+def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
+                     compute: Compute) -> jax.Array:
+  pad, down = ((1, 1), 2) if kernel.shape[0] == 1 else ((2, 2), 1)
+  if fir is None:
+    x = blur(x, pad, down, compute)
+  else:
+    x = upfirdn(x, fir, down=down, padding=pad)
+  if kernel.shape[0] == 1:
+    return convolution.convolve(x, kernel, compute=compute)
+  if compute.downsample_conv == 'phases':
+    return _strided_conv_phases(x, kernel, compute)
+  if compute.downsample_conv == 'adjoint':
+    return strided.strided(x, kernel)
+  return convolution.plain(x, kernel, ((0, 0), (0, 0)), stride=2)
+
+
+def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
+                  fir: np.ndarray | None = None,
+                  compute: Compute = PORTABLE) -> jax.Array:
+  """Convolution with optional 2x up- or downsampling, low-pass filtered.
+
+  Args:
+    x: [N, H, W, I], H and W even when `down` is 2.
+    kernel: [k, k, I, O]; k odd, 1 or 3 when resampling.
+    up: 1 or 2.
+    down: 1 or 2, not together with `up`.
+    fir: a 4x4 filter other than MAT's; None takes MAT's in the fastest form.
+    compute: chooses the forms.
+
+  Returns:
+    [N, H * up / down, W * up / down, O].
+
+  Raises:
+    ValueError: for another combination of kernel size and resampling.
+  """
+  return checkpoint_name(_resample_conv(x, kernel, up, down, fir, compute), PRODUCT)
+
+
+def _resample_conv(x: jax.Array, kernel: jax.Array, up: int, down: int, fir: np.ndarray | None,
+                   compute: Compute) -> jax.Array:
+  size = kernel.shape[0]
+  if (up, down) == (1, 1):
+    return convolution.convolve(x, kernel, (size // 2, size // 2), compute)
+  if size not in (1, 3) or (up, down) not in ((2, 1), (1, 2)):
+    raise ValueError(f'no resampling convolution for kernel {size}, up {up}, down {down}')
+  if up == 2:
+    return _upsample_conv(x, kernel, fir, compute)
+  return _downsample_conv(x, kernel, fir, compute)

@@ -1,0 +1,93 @@
+"""What the command lines share: flags, their mistakes, and a quiet end."""
+
+from collections.abc import Callable
+import contextlib
+import logging as python_logging
+import signal
+import sys
+import warnings
+
+from absl import app, flags, logging
+
+from mat_jax.errors import EXIT_CODE
+from mat_jax.runtime import new_files, sigterm
+
+# What absl and ml_collections raise for flags that do not exist or do not fit.
+_MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+
+
+def parse_flags(argv: list[str], required: list[str]) -> list[str]:
+  """Parses the command line; a mistake in it is one sentence and exit code 2.
+
+  Args:
+    argv: the program and its arguments.
+    required: names of the flags that have to be given.
+
+  Returns:
+    What is left of `argv`.
+  """
+  try:
+    flags.mark_flags_as_required(required)
+    return flags.FLAGS(argv)
+  except _MISTAKES as error:
+    print(f'error: {_sentence(error)}', file=sys.stderr)
+    sys.exit(EXIT_CODE)
+  except SystemExit:
+    sys.exit(0)  # absl ends --help with 1
+
+
+def _sentence(error: Exception) -> str:
+  match error.args:
+    case (KeyError(args=(str(text),)),):  # how ml_collections says that a config lacks a field
+      name, *hints = text.splitlines()
+      return ' '.join([f'the config has no field {name}.', *hints, 'See configs/base.py'])
+    case (str(text), *_):  # not str(error), which would quote the text of a KeyError
+      return text.splitlines()[0]
+  return str(error).splitlines()[0]
+
+
+def run(main: Callable[[list[str]], None], required: list[str]) -> None:
+  """Runs `main` with the parsed command line, logging nothing below warnings.
+
+  SIGTERM ends the program at once, with exit code 143 and nothing half-written.
+
+  Args:
+    main: function of what is left of the command line.
+    required: names of the flags that have to be given.
+  """
+  logging.set_verbosity(logging.WARNING)
+  logging.get_absl_handler().addFilter(_is_wanted)
+  sys.unraisablehook = _unraisable
+  # Of Orbax too, when a write fails while others have not begun.
+  warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
+  with ended_by_sigterm():
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
+
+
+def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
+  """In its `with` block, SIGTERM ends the program at once, and nothing half-written stays.
+
+  Not by an exception, which is lost where Python happens to be in a destructor.
+  """
+  return sigterm.calls(_end)
+
+
+def _end() -> None:
+  new_files.discard_unfinished()
+  sigterm.leave(128 + signal.SIGTERM)
+
+
+def _unraisable(found: 'sys.UnraisableHookArgs') -> None:
+  """Keeps back what Orbax's writing threads raise after another of them has failed."""
+  if str(found.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(found)
+
+
+def _is_wanted(record: python_logging.LogRecord) -> bool:
+  """Keeps back what libraries tell their own developers.
+
+  Orbax's threads accompany an error that it raises with tracebacks; TFDS warns of settings
+  of ours.
+  """
+  chatty = any(name in record.pathname for name in ('orbax', 'tensorflow_datasets', 'apache_beam'))
+  return not chatty and record.name != 'asyncio'

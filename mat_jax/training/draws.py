@@ -1,0 +1,101 @@
+"""The random part of a pass through the networks, drawn for a whole batch at once.
+
+Every array has the batch in front and is drawn for the global batch: what an image
+gets depends neither on the devices nor on the microbatches that it is computed in.
+"""
+
+from typing import Any
+
+from flax import traverse_util
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from mat_jax.nn.generator import Generator
+from mat_jax.nn.sizes import keep_map_shapes, num_ws
+from mat_jax.settings import Training
+from mat_jax.training import augment
+
+Tree = Any
+_NOISE = 'noise_const'
+
+
+@flax.struct.dataclass
+class Draws:
+  """The randomness of one pass of the generator, and of what the discriminator sees.
+
+  Attributes:
+    z: [N, 512].
+    z_mixed: [N, 512], styles from `cutoff` on come from it.
+    cutoff: int32 [N], the same everywhere; num_ws for no mixing.
+    keep_maps: {'first': [N, tokens, C], 'second': [N, h, w, C]}; see `Generator`.
+    noise: path in the generator's buffers -> [N, h, w] to take for the constant
+      noise; empty unless noise is drawn.
+    transforms: of the augmentation, or None.
+  """
+
+  z: jax.Array
+  z_mixed: jax.Array
+  cutoff: jax.Array
+  keep_maps: dict[str, jax.Array]
+  noise: dict[tuple[str, ...], jax.Array]
+  transforms: augment.Transforms | None = None
+
+
+def draw(key: jax.Array, generator: Generator, buffers: Tree, probability: jax.Array,
+         settings: Training) -> Draws:
+  """Draws for a pass of training.
+
+  Args:
+    key: typed key.
+    generator: module.
+    buffers: its buffers, for the shapes of the noise.
+    probability: float32 [], of each augmentation.
+    settings: of the step.
+
+  Returns:
+    The draws; with probability `settings.style_mixing` styles are mixed from one
+    cutoff on for the whole batch (StyleGAN, arXiv 1812.04948, section 3.1).
+  """
+  n, count = settings.batch_size, num_ws(generator.resolution)
+  z_key, mixed_key, choice_key, cutoff_key, keep_key, noise_key, augment_key = (
+      jax.random.split(key, 7))
+  cutoff = jax.random.randint(cutoff_key, (), 1, count)
+  mix = jax.random.uniform(choice_key) < settings.style_mixing
+  return Draws(
+      z=jax.random.normal(z_key, (n, 512)), z_mixed=jax.random.normal(mixed_key, (n, 512)),
+      cutoff=jnp.broadcast_to(jnp.where(mix, cutoff, count), (n,)),
+      keep_maps=_keep_maps(keep_key, n, generator),
+      noise=_noise(noise_key, n, buffers) if settings.noise_mode == 'random' else {},
+      transforms=draw_transforms(augment_key, generator.resolution, probability, settings))
+
+
+def draw_transforms(key: jax.Array, resolution: int, probability: jax.Array,
+                    settings: Training) -> augment.Transforms | None:
+  """The augmentation of a batch, None without one."""
+  pipeline = settings.augmentation.pipeline
+  if not pipeline:
+    return None
+  return augment.draw(key, settings.batch_size, probability, pipeline, resolution, resolution)
+
+
+def _keep_maps(key: jax.Array, n: int, generator: Generator) -> dict[str, jax.Array]:
+  shapes = keep_map_shapes(generator.resolution, generator.width)
+  keys = jax.random.split(key, len(shapes))
+  return {name: jax.random.bernoulli(k, 0.5, (n, *shape))
+          for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+
+
+def _noise(key: jax.Array, n: int, buffers: Tree) -> dict[tuple[str, ...], jax.Array]:
+  maps = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(buffers).items()
+          if path[-1] == _NOISE}
+  keys = jax.random.split(key, len(maps))
+  return {path: jax.random.normal(k, (n, *shape))
+          for k, (path, shape) in zip(keys, maps.items(), strict=True)}
+
+
+def with_noise(buffers: Tree, draws: Draws) -> Tree:
+  """The buffers with the drawn noise in place of the constant one."""
+  if not draws.noise:
+    return buffers
+  return traverse_util.unflatten_dict({**traverse_util.flatten_dict(buffers), **draws.noise})

@@ -1,0 +1,265 @@
+"""The losses of the three phases of a step: Gmain, Dmain and Dreg (MAT, section 3.6).
+
+Pure functions of parameters, batch and draws, so that their gradients can be checked on
+their own. All are means over the images, and no image influences another one outside of
+its group of the minibatch standard deviation: a batch can be cut into microbatches.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from mat_jax.features import vgg
+from mat_jax.nn import projected
+from mat_jax.nn.discriminator import Discriminator
+from mat_jax.nn.generator import Generator
+from mat_jax.nn.projected import ProjectedDiscriminator
+from mat_jax.nn.sizes import num_ws
+from mat_jax.settings import Training
+from mat_jax.training import augment, losses
+from mat_jax.training import draws as draws_lib
+from mat_jax.training.draws import Draws
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Tree = Any
+
+
+@flax.struct.dataclass
+class Networks:
+  """The modules of a run; static under `jax.jit`.
+
+  Attributes:
+    generator: module.
+    discriminator: module.
+    feature_network: 'vgg16' or 'vgg19', of the perceptual loss.
+    projected: discriminator on the features of VGG16, or None.
+  """
+
+  generator: Generator = flax.struct.field(pytree_node=False)
+  discriminator: Discriminator = flax.struct.field(pytree_node=False)
+  feature_network: str = flax.struct.field(pytree_node=False, default='vgg16')
+  projected: ProjectedDiscriminator | None = flax.struct.field(pytree_node=False, default=None)
+
+
+def move_style_average(networks: Networks, params: Tree, buffers: Tree, z: jax.Array) -> Tree:
+  """The buffers with `w_avg` moved towards the styles of a batch, [N, 512] latents.
+
+  The second latent of style mixing does not move it. It has no gradient.
+  """
+  _, changed = networks.generator.apply(
+      {'params': params, 'buffers': buffers}, z, train=True, method='map_latents',
+      mutable=['buffers'])
+  return changed['buffers']
+
+
+def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch, draws: Draws,
+             settings: Training) -> tuple[jax.Array, jax.Array]:
+  """A training pass of the generator.
+
+  Args:
+    networks: modules.
+    params: of the generator.
+    buffers: its buffers, `w_avg` moved already.
+    batch: `image` [N, R, R, 3] in [-1, 1] and `mask` [N, R, R, 1].
+    draws: the randomness.
+    settings: of the step.
+
+  Returns:
+    Result and stage-one image, float32 [N, R, R, 3].
+  """
+  generator = networks.generator
+  variables = {'params': params, 'buffers': draws_lib.with_noise(buffers, draws)}
+
+  def styles(z: jax.Array) -> jax.Array:
+    return generator.apply(
+        variables, z, truncation_psi=settings.truncation_psi, method='map_latents')
+
+  ws = styles(draws.z)
+  if settings.style_mixing:
+    first = jnp.arange(num_ws(generator.resolution))[None, :, None] < draws.cutoff[:, None, None]
+    ws = jnp.where(first, ws, styles(draws.z_mixed))
+  noise_mode = 'none' if settings.noise_mode == 'none' else 'const'
+  return generator.apply(variables, batch['image'], batch['mask'], ws, noise_mode,
+                         draws.keep_maps, method='synthesize')
+
+
+def _augment(draws: Draws, images: tuple[jax.Array, ...], mask: jax.Array,
+             probability: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+  """What the discriminator sees of images that are equal outside of the hole."""
+  if draws.transforms is None:
+    return images, mask
+  return augment.apply(draws.transforms, images, mask, active=probability > 0)
+
+
+def generator_loss(g_params: Tree, g_buffers: Tree, d_params: Tree, features: Tree,
+                   probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
+                   settings: Training) -> tuple[jax.Array, Metrics]:
+  """Gmain: the adversarial terms, and those that compare the result with the image.
+
+  Args:
+    g_params: generator.
+    g_buffers: its buffers, `w_avg` moved already.
+    d_params: discriminator.
+    features: weights of the feature network.
+    probability: float32 [], of the augmentation.
+    batch: real images and masks.
+    draws: the randomness.
+    networks: modules.
+    settings: of the step.
+
+  Returns:
+    Loss and metrics.
+  """
+  image, stage1 = generate(networks, g_params, g_buffers, batch, draws, settings)
+  (_, seen, seen_stage1), mask = _augment(
+      draws, (batch['image'], image, stage1), batch['mask'], probability)
+  logits, logits_stage1 = networks.discriminator.apply(
+      {'params': d_params}, seen, mask, seen_stage1)
+  adversarial = losses.generator_adversarial(logits)
+  adversarial_stage1 = losses.generator_adversarial(logits_stage1)
+  l1 = losses.mean_absolute(image, batch['image'])
+  metrics = {'loss/g': adversarial, 'loss/g_stage1': adversarial_stage1, 'loss/l1': l1,
+             **_feature_losses(features, image, batch['image'], networks, settings)}
+  loss = (adversarial + adversarial_stage1 + settings.l1_weight * l1
+          + settings.pcp_ratio * metrics['loss/perceptual']
+          + settings.lpips_weight * metrics.get('loss/lpips', 0.0))
+  if networks.projected:
+    score = _score_projected(d_params, features, seen, mask, networks)
+    metrics['loss/g_projected'] = losses.generator_hinge(score)
+    loss += settings.projected_weight * metrics['loss/g_projected']
+  return loss, metrics
+
+
+def _feature_losses(features: Tree, image: jax.Array, target: jax.Array, networks: Networks,
+                    settings: Training) -> Metrics:
+  """The perceptual loss and LPIPS, from one pass of the feature network for each image."""
+  weights = (vgg.perceptual_layers(networks.feature_network)
+             if settings.pcp_ratio else {})
+  compared = vgg.LPIPS_LAYERS['vgg'] if settings.lpips_weight else ()
+  layers = {*weights, *compared}
+  a, b = (_features(features, x, layers, networks) for x in (image, target))
+  found = {'loss/perceptual': jnp.float32(losses.perceptual(a, b, weights))}
+  if compared:
+    found['loss/lpips'] = jnp.mean(vgg.lpips(
+        *([x[layer] for layer in compared] for x in (a, b)), features['lpips']))
+  return found
+
+
+def _features(params: Tree, images: jax.Array, layers: Iterable[str],
+              networks: Networks) -> dict[str, jax.Array]:
+  if not layers:
+    return {}
+  return vgg.vgg_features(
+      params, vgg.imagenet_normalize(images), layers, networks.feature_network,
+      networks.generator.dtype)
+
+
+def _score_projected(d_params: Tree, features: Tree, images: jax.Array, mask: jax.Array,
+                     networks: Networks) -> jax.Array:
+  """Logits of the discriminator on features."""
+  found = _features(features, images, projected.LAYERS, networks)
+  return networks.projected.apply(
+      {'params': d_params[projected.PARAMS]},
+      {layer: vgg.normalize_channels(x) for layer, x in found.items()}, mask)
+
+
+def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages: Tree,
+                       features: Tree, probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
+                       settings: Training) -> tuple[jax.Array, Metrics]:
+  """Dmain: generated and real images through both branches, augmented alike.
+
+  Args:
+    d_params: discriminator.
+    g_params: generator; no gradient flows into it.
+    g_buffers: its buffers, `w_avg` moved already.
+    averages: moving averages of the logits for LeCam, see `TrainState.lecam`.
+    features: weights of the feature network.
+    probability: float32 [], of the augmentation.
+    batch: real images and masks.
+    draws: the randomness.
+    networks: modules.
+    settings: of the step.
+
+  Returns:
+    Loss and metrics.
+  """
+  d_params = _freeze(d_params, settings)
+  image, stage1 = jax.lax.stop_gradient(
+      generate(networks, g_params, g_buffers, batch, draws, settings))
+  (real_image, image, stage1), mask = _augment(
+      draws, (batch['image'], image, stage1), batch['mask'], probability)
+
+  def score(image: jax.Array, stage1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return networks.discriminator.apply({'params': d_params}, image, mask, stage1)
+
+  fake, fake_stage1 = score(image, stage1)
+  real, real_stage1 = score(real_image, real_image)
+  loss = losses.discriminator_adversarial(fake, real)
+  loss_stage1 = losses.discriminator_adversarial(fake_stage1, real_stage1)
+  metrics = {'loss/d': loss, 'loss/d_stage1': loss_stage1}
+  logits = {'fake': fake, 'fake_stage1': fake_stage1, 'real': real, 'real_stage1': real_stage1}
+  for name, value in logits.items():
+    metrics[f'logits/{name}'] = jnp.mean(value)
+    metrics[f'signs/{name}'] = jnp.mean(jnp.sign(value))
+  total = loss + loss_stage1
+  if settings.lecam_weight:
+    metrics['loss/lecam'] = losses.lecam(logits, averages)
+    total += settings.lecam_weight * metrics['loss/lecam']
+  if networks.projected:
+    fake, real = (_score_projected(d_params, features, x, mask, networks)
+                  for x in (image, real_image))
+    metrics['loss/d_projected'] = losses.discriminator_hinge(fake, real)
+    total += metrics['loss/d_projected']
+  return total, metrics
+
+
+def r1_loss(d_params: Tree, probability: jax.Array, batch: Batch,
+            transforms: augment.Transforms | None, networks: Networks,
+            settings: Training) -> tuple[jax.Array, Metrics]:
+  """Dreg: R1 of each branch with respect to its own real image, times the interval.
+
+  Always in float32: the gradient of a bfloat16 network is too coarse to be squared.
+
+  Args:
+    d_params: discriminator.
+    probability: float32 [], of the augmentation.
+    batch: real images and masks.
+    transforms: of the augmentation, through which the gradient goes, or None.
+    networks: modules.
+    settings: of the step.
+
+  Returns:
+    Loss, and the unweighted penalties.
+  """
+  discriminator = networks.discriminator.clone(dtype=jnp.float32)
+  d_params = _freeze(d_params, settings)
+
+  def see(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if transforms is None:
+      return image, batch['mask']
+    (image,), mask = augment.apply(transforms, (image,), batch['mask'], active=probability > 0)
+    return image, mask
+
+  def logits(image: jax.Array, stage1: jax.Array) -> jax.Array:
+    # Apart from each other, so that each branch's gradient goes into its own image.
+    (image, mask), (stage1, _) = see(image), see(stage1)
+    both = discriminator.apply({'params': d_params}, image, mask, stage1)
+    return jnp.sum(both[0]) + jnp.sum(both[1])
+
+  gradients = jax.grad(logits, (0, 1))(batch['image'], batch['image'])
+  penalty, penalty_stage1 = map(losses.gradient_penalty, gradients)
+  weight = 0.5 * settings.r1_gamma * settings.r1_interval
+  metrics = {'loss/r1': penalty, 'loss/r1_stage1': penalty_stage1}
+  return weight * (penalty + penalty_stage1), metrics
+
+
+def _freeze(d_params: Tree, settings: Training) -> Tree:
+  """Stops the gradients of the frozen modules (Freeze-D, arXiv 2002.10964)."""
+  return {branch: {name: jax.lax.stop_gradient(params)
+                   if name in settings.frozen_d_modules else params
+                   for name, params in modules.items()}
+          for branch, modules in d_params.items()}

