@@ -122,13 +122,14 @@ def test_two_processes_stop_together_and_end_like_one(tmp_path, tmp_path_factory
     assert all(p.poll() is None for p in processes) and time.monotonic() < deadline, _read(logs[0])
     time.sleep(0.1)
   _stop(processes, logs)
-  stops = [re.findall(r'Stopped by a signal at step (\d+)', _read(log)) for log in logs[:2]]
-  assert len(stops[0]) == 1 and stops[0] == stops[1]
-  assert stops[0][0] in os.listdir(os.path.join(workdir, 'checkpoints'))
+  (stop,) = re.findall(r'Stopped by a signal at step (\d+)', _read(logs[0]))
+  # Amid a slow step, process 0 saves for both.
+  assert re.search(rf'Stopped by a signal(;| at step {stop};)', _read(logs[1]))
+  assert stop in os.listdir(os.path.join(workdir, 'checkpoints'))
 
   processes = _train_on_two(workdir, logs[:2], cache)
   assert [process.wait(600) for process in processes] == [0, 0], _read(logs[0])
-  assert f'Resumed at step {stops[0][0]},' in _read(logs[0])
+  assert f'Resumed at step {stop},' in _read(logs[0])
   assert _train(single, logs[2], 4, cache).wait(600) == 0, _read(logs[2])
   assert [row['step'] for row in runs.rows(workdir)] == list(range(4, _STEPS + 1, 4))
   first, second = runs.metrics(single)[0], runs.metrics(workdir)[0]

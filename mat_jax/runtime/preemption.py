@@ -147,6 +147,8 @@ class Preemption:
       logging.info('Stopped by a signal, with nothing to save.')
     elif self._processes is None or self._processes.is_first:
       newest.save()
+    else:
+      logging.info('Stopped by a signal; process 0 saves the newest state.')
     if self._processes is not None:
       self._processes.leave_together(self._seconds)
     sigterm.leave(0)
