@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from configs import base
-from mat_jax import settings
 from mat_jax.features import vgg
+from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
-from mat_jax.settings import Training
-from mat_jax.training import draws, phases, programs, train_step
+from mat_jax.training import draws, phases, programs, settings, train_step
 from mat_jax.training.phases import Networks
+from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState, create
 
 Tree = Any
@@ -167,8 +167,8 @@ def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
                       remat=case.remat)
   if mesh is not None:
     sharding.check_batch_size(case.batch_size, mesh, 'train.batch_size')
-  networks = Networks(settings.generator_from_config(config.model, case.implementations, case.remat),
-                      settings.discriminator_from_config(config.model, case.implementations, case.remat))
+  networks = Networks(model_config.generator_from_config(config.model, case.implementations, case.remat),
+                      model_config.discriminator_from_config(config.model, case.implementations, case.remat))
   training = settings.training_from_config(config)
   state = jax.eval_shape(
       functools.partial(create, generator=networks.generator,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from mat_jax.settings import GROUP_SIZE
+from mat_jax.nn.model_config import GROUP_SIZE
 
 
 def allowed(limit: int) -> int:

@@ -19,9 +19,8 @@ import jax
 
 from configs import demo
 from input_pipeline import from_config
-from mat_jax import settings
 from mat_jax.runtime import sharding
-from mat_jax.training import programs, start
+from mat_jax.training import programs, settings, start
 
 _TICKS = flags.DEFINE_integer('ticks', 5, 'Ticks with, and as many without, a save.')
 _STEPS = flags.DEFINE_integer('steps', 30, 'Steps of a tick.')

@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from benchmarks import abstract_step
-from mat_jax import settings
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.inference import completion
+from mat_jax.nn import model_config
 from mat_jax.runtime import compilation_cache, sharding
-from mat_jax.training import programs, start
+from mat_jax.training import programs, settings, start
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 _PROGRAMS = ('step', 'demo_step', 'fresh_weights', 'demo_fresh_weights', 'generator')
@@ -60,8 +60,8 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
     name: one of the programs.
     config: see `configs/base.py`.
   """
-  generator = settings.generator_from_config(config.model, config.implementations)
-  networks = programs.Networks(generator, settings.discriminator_from_config(
+  generator = model_config.generator_from_config(config.model, config.implementations)
+  networks = programs.Networks(generator, model_config.discriminator_from_config(
       config.model, config.implementations))
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
   create = programs.compiled_create(networks, options, mesh)

@@ -39,8 +39,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import abstract_step, analytic, device_kernels, device_peaks
-from mat_jax import settings
 from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
 from mat_jax.training import programs
 
@@ -242,7 +242,7 @@ def generate(case: abstract_step.Case) -> Row:
 
 def flops_per_image(case: abstract_step.Case) -> float:
   """Operations of a step for each image, R1 with its share."""
-  size = settings.GROUP_SIZE
+  size = model_config.GROUP_SIZE
   made = abstract_step.make(abstract_step.Case(
       case.resolution, size, 'float32', 'gpu', width=case.width))
   (main_step, arguments), (regularizer, own) = made.main_step(), made.regularizer()
@@ -270,7 +270,7 @@ def _sizes(values: list[str], flag: str) -> list[int]:
 
 def _case(batch_size: int) -> abstract_step.Case:
   return abstract_step.Case(
-      _RESOLUTION.value, batch_size, str(settings.compute_dtype(_DTYPE.value)),
+      _RESOLUTION.value, batch_size, str(model_config.compute_dtype(_DTYPE.value)),
       _IMPLEMENTATIONS.value, _REMAT.value, width=_WIDTH.value)
 
 
@@ -292,11 +292,11 @@ def _flops(smallest: int) -> float:
 def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
-  devices, dtype = jax.devices(), str(settings.compute_dtype(_DTYPE.value))
+  devices, dtype = jax.devices(), str(model_config.compute_dtype(_DTYPE.value))
   given = _BATCH_SIZES.value
   sizes = None if given is None else _sizes(given, 'batch_sizes')
   completed = _sizes(_GENERATE.value, 'generate')
-  smallest = min(sizes) if sizes else settings.GROUP_SIZE * len(devices)
+  smallest = min(sizes) if sizes else model_config.GROUP_SIZE * len(devices)
   made = None if sizes == [] else _make(_case(smallest), sharding.make_mesh())
   flops = _flops(smallest)
   peak = device_peaks.peak(devices[0].device_kind, dtype)

@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks import fill, published
 from convert import feature_nets, from_torch, names
-from mat_jax.settings import Augmentation, Optimizer, Training
 from mat_jax.training import phases
 from mat_jax.training.draws import Draws
 from mat_jax.training.phases import Networks
+from mat_jax.training.settings import Augmentation, Optimizer, Training
 
 Tree = Any
 # Of the arguments of the phase -> gradients and metrics, and further results.

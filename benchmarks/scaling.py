@@ -20,7 +20,7 @@ import jax
 
 from benchmarks import abstract_step
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.settings import GROUP_SIZE
+from mat_jax.nn.model_config import GROUP_SIZE
 
 _CLUSTER = flags.DEFINE_string('cluster', 'v5e', 'v5e or v4.')
 _SECONDS = flags.DEFINE_string(

@@ -17,9 +17,9 @@ from eval.pictures import Album
 from eval.record import Distance, Record
 from input_pipeline import from_config
 from input_pipeline.stream import is_too_many
-from mat_jax import settings as settings_lib
 from mat_jax.checkpoints.reader import EmaCheckpoint, fit_model
 from mat_jax.errors import UserError
+from mat_jax.nn import model_config
 
 BASELINE = 'baseline'
 
@@ -76,7 +76,7 @@ class Evaluator:
     if baseline is not None:
       self._check_baseline(baseline)
     model = fit_model(config.model, checkpoint.model, checkpoint.path)
-    generator = settings_lib.generator_from_config(model, config.implementations)
+    generator = model_config.generator_from_config(model, config.implementations)
     completed = {}
     for mask_set in from_config.mask_sets(config.eval):
       completed[mask_set] = completion.complete_split(

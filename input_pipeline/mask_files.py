@@ -11,7 +11,7 @@ from PIL import Image
 from input_pipeline import images, masks
 from input_pipeline.sources.folder import find_images
 from mat_jax.errors import UserError
-from mat_jax.inference.mask_values import Mask, read_mask
+from mat_jax.mask_values import Mask, read_mask
 
 ORDERS = ('auto', 'stem', 'cycle')
 
@@ -121,7 +121,7 @@ def load_mask(path: str) -> Mask:
   """Reads a mask file.
 
   Args:
-    path: any image, of which what is white is kept; see `mat_jax.inference.mask_values.read_mask`. What is
+    path: any image, of which what is white is kept; see `mat_jax.mask_values.read_mask`. What is
       transparent counts as white.
 
   Returns:

@@ -16,8 +16,9 @@ import configs
 from configs import base
 from eval import measuring
 from input_pipeline import from_config
-from mat_jax import settings as settings_lib
+from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
+from mat_jax.training import settings as settings_lib
 from mat_jax.training import start, totals, train, train_state, train_step
 from mat_jax.training.loop import Schedule
 
@@ -122,7 +123,7 @@ def traced():
 
 def _of_one_group(settings):
   """The same step of four images, whatever the batch: one trace serves batches of any size."""
-  group = settings_lib.GROUP_SIZE
+  group = model_config.GROUP_SIZE
   return dataclasses.replace(settings, batch_size=group, microbatch=group)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks import hlo_text
 from configs import demo
 from input_pipeline import from_config
-from mat_jax import settings
+from mat_jax.nn import model_config
 from mat_jax.runtime import cluster, compilation_cache, sharding
-from mat_jax.training import phases, programs, train_step
+from mat_jax.training import phases, programs, settings, train_step
 
 BATCH = 32  # four images on each of eight devices
 
@@ -39,8 +39,8 @@ def make_run(implementations='cpu', **train):
   config.augment.probability = 0.5
   config.train.update(train)
   networks = phases.Networks(
-      settings.generator_from_config(config.model, implementations, config.train.remat),
-      settings.discriminator_from_config(config.model, implementations, config.train.remat))
+      model_config.generator_from_config(config.model, implementations, config.train.remat),
+      model_config.discriminator_from_config(config.model, implementations, config.train.remat))
   return networks, settings.training_from_config(config)
 
 

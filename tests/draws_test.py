@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from configs import demo
-from mat_jax import settings
+from mat_jax.nn import model_config
+from mat_jax.training import settings
 from mat_jax.training.draws import draw, with_noise
 
 BUFFERS = {'mapping': {'w_avg': np.zeros(512)},
@@ -17,7 +18,7 @@ _NOISE = ('synthesis', 'dec', 'block_16', 'conv1', 'noise_const')
 def options():
   config = demo.get_config()
   config.augment.pipeline = 'gc'
-  return settings.generator_from_config(config.model), settings.training_from_config(config)
+  return model_config.generator_from_config(config.model), settings.training_from_config(config)
 
 
 def _draw(key, generator, training, probability=0.5):

@@ -13,9 +13,9 @@ from eval.evaluator import Evaluator
 from eval.measuring import Models
 from eval.pictures import Album
 from input_pipeline import from_config, stream
-from mat_jax import settings
 from mat_jax.checkpoints import reader, step_directories
 from mat_jax.errors import UserError
+from mat_jax.nn import model_config
 from mat_jax.runtime import disk
 from mat_jax.runtime.disk import DamagedError
 from tests import runs
@@ -216,7 +216,7 @@ def test_follow_takes_equal_steps_of_another_run(trained, config, tmp_path):
 
 def generator_of(config, workdir):
   found = reader.restore_ema(workdir)
-  return settings.generator_from_config(config.model), found.variables
+  return model_config.generator_from_config(config.model), found.variables
 
 
 def test_the_result_does_not_depend_on_the_batch(trained):
@@ -281,7 +281,7 @@ def test_validation_gives_named_means(trained):
   _, variables = generator_of(config, workdir)
 
   class Networks:
-    generator = settings.generator_from_config(config.model)
+    generator = model_config.generator_from_config(config.model)
 
   validate = evaluate.make_validation(config)
   scalars = validate(Networks, variables, lambda: False)

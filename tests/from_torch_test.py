@@ -17,9 +17,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from convert import architecture, from_torch, names, to_torch
-from mat_jax import Discriminator, Generator, settings
+from mat_jax import Discriminator, Generator
 from mat_jax.checkpoints import reader, step_directories
 from mat_jax.errors import UserError
+from mat_jax.nn import model_config
 from tests import torch_files as files
 
 GENERATOR = Generator(64, mapping_layers=2, width=0.0625)
@@ -256,7 +257,7 @@ def test_converts_a_whole_checkpoint(official, tmp_path, capsys):
   assert (average.step, average.images_seen) == (0, 0)
   assert average.path == str(output / 'checkpoints' / '0')
   assert_same_tree(average.variables, variables_of(GENERATOR, state_dict(GENERATOR, 3)))
-  generator = settings.generator_from_config(average.model)
+  generator = model_config.generator_from_config(average.model)
   assert (generator.resolution, generator.mapping_layers, generator.width) == (64, 2, 0.0625)
   start = reader.restore_networks(str(output))
   g, d = start.networks, start.networks['d_params']

@@ -21,11 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import demo
-from mat_jax import settings
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
 from mat_jax.runtime.preemption import Preemption
-from mat_jax.training import loop, microbatch, programs, totals, train
+from mat_jax.training import loop, microbatch, programs, settings, totals, train
 from mat_jax.training.records import Records
 from mat_jax.training.train_state import AugmentState
 from tests.tiny_state import MODEL, like, tiny_state

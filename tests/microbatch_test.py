@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from configs import demo
-from mat_jax import settings
 from mat_jax.checkpoints import step_directories
 from mat_jax.runtime import sharding
-from mat_jax.training import microbatch, programs, train
+from mat_jax.training import microbatch, programs, settings, train
 from tests.conftest import tiny_config
 
 _BATCH_SIZE = 32

@@ -6,10 +6,11 @@ import pytest
 from benchmarks import published_phases
 from configs import demo
 from eval import lpips
-from mat_jax import Discriminator, Generator, settings
+from mat_jax import Discriminator, Generator
+from mat_jax.nn import model_config
 from mat_jax.training import draws as draws_lib
 from mat_jax.training import phases as phases_lib
-from mat_jax.training import start, train_state
+from mat_jax.training import settings, start, train_state
 from tests import reference
 
 
@@ -23,15 +24,15 @@ def penalty():
 
   def loss(params, batch, key, probability, dtype='float32'):
     config.model.dtype = dtype
-    networks = phases_lib.Networks(settings.generator_from_config(config.model, 'gpu'),
-                                   settings.discriminator_from_config(config.model, 'gpu'))
+    networks = phases_lib.Networks(model_config.generator_from_config(config.model, 'gpu'),
+                                   model_config.discriminator_from_config(config.model, 'gpu'))
     transforms = draws_lib.draw_transforms(key, 64, probability, options)
     return phases_lib.r1_loss(params, probability, batch, transforms, networks, options)
 
   rng = np.random.default_rng(0)
   batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
            'mask': (rng.uniform(size=(4, 64, 64, 1)) > 0.5).astype(np.float32)}
-  discriminator = settings.discriminator_from_config(config.model, 'gpu')
+  discriminator = model_config.discriminator_from_config(config.model, 'gpu')
   variables = reference.random_variables(
       discriminator, batch['image'], batch['mask'], batch['image'])
   return loss, (variables['params'], batch, jax.random.key(0), jnp.float32(0.7))

@@ -7,9 +7,8 @@ import pytest
 
 from configs import demo
 from input_pipeline import from_config
-from mat_jax import settings
 from mat_jax.runtime import sharding
-from mat_jax.training import programs, start, totals
+from mat_jax.training import programs, settings, start, totals
 
 _STEPS, _WINDOW = 200, 50
 

@@ -6,11 +6,10 @@ import os
 import jax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mat_jax import settings
 from mat_jax.checkpoints import reader
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
-from mat_jax.training import programs, start
+from mat_jax.training import programs, settings, start
 
 
 def events(workdir):

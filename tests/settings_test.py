@@ -2,25 +2,26 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base
-from mat_jax import settings
 from mat_jax.errors import UserError
+from mat_jax.nn import model_config
+from mat_jax.training import settings
 
 
 def test_dtype():
-  assert settings.compute_dtype('bfloat16') == jnp.bfloat16
-  assert settings.compute_dtype('auto') in (jnp.float32, jnp.bfloat16)
+  assert model_config.compute_dtype('bfloat16') == jnp.bfloat16
+  assert model_config.compute_dtype('auto') in (jnp.float32, jnp.bfloat16)
   with pytest.raises(UserError, match="model.dtype is 'float16'"):
-    settings.compute_dtype('float16')
+    model_config.compute_dtype('float16')
 
 
 def test_implementations_belong_to_the_run():
   model = base.get_config().model
-  here = settings.generator_from_config(model)
-  assert settings.generator_from_config(model, 'tpu').compute.fir == 'depthwise'
+  here = model_config.generator_from_config(model)
+  assert model_config.generator_from_config(model, 'tpu').compute.fir == 'depthwise'
   with pytest.raises(UserError, match="implementations is 'abacus'"):
-    settings.generator_from_config(model, 'abacus')
+    model_config.generator_from_config(model, 'abacus')
   model.formulations = 'tpu'  # as checkpoints of an earlier version have it
-  assert settings.generator_from_config(model) == here
+  assert model_config.generator_from_config(model) == here
 
 
 @pytest.mark.parametrize('batch_size,microbatch,expected', [
@@ -55,11 +56,11 @@ def test_freeze_d_counts_blocks_from_the_image():
 def test_an_open_mapping_depth_is_the_released_one():
   config = base.get_config()
   assert config.model.mapping_layers is None
-  assert settings.generator_from_config(config.model).mapping_layers == 8
+  assert model_config.generator_from_config(config.model).mapping_layers == 8
 
 
 def test_resolution_is_named():
   model = base.get_config().model
   model.resolution = 100
   with pytest.raises(UserError, match='resolution 100'):
-    settings.generator_from_config(model)
+    model_config.generator_from_config(model)

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from convert import to_torch
-from mat_jax import settings
 from mat_jax.checkpoints.reader import restore_networks
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import start, train
+from mat_jax.training import settings, start, train
 from tests import runs
 
 

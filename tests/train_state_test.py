@@ -8,8 +8,8 @@ import optax
 from mat_jax.nn.discriminator import Branch
 from mat_jax.nn.layers import StyleConv
 from mat_jax.nn.mapping import Mapping
-from mat_jax.settings import Optimizer
 from mat_jax.training import train_state
+from mat_jax.training.settings import Optimizer
 
 
 def _run(optimizer, gradients, steps):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from configs import demo
-from mat_jax import settings
-from mat_jax.training import train_step
+from mat_jax.training import settings, train_step
 from mat_jax.training.train_state import AugmentState
 
 

@@ -12,11 +12,10 @@ from tensorboard.util import tensor_util
 from convert import from_torch, to_torch
 from eval import evaluate
 from input_pipeline import from_config
-from mat_jax import settings
 from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding, workdir_lock
-from mat_jax.training import start, train
+from mat_jax.training import settings, start, train
 from tests import runs
 from tests.conftest import tiny_config
 

@@ -22,12 +22,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mat_jax.checkpoints import orbax_noise, restore
-from mat_jax.checkpoints.reader import FORMAT, items_of
+from mat_jax.checkpoints.reader import FORMAT, State, items_of
 from mat_jax.checkpoints.step_directories import FOLDER, best_step, is_complete, step_numbers
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk, new_files
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training.train_state import TrainState
 
 # Names of saves that were cut off, here and by Orbax's manager.
 _PARTIAL = '.partial'
@@ -96,7 +95,7 @@ class Checkpoints:
     return restore.found_by_first(lambda: max(
         filter(self._holds, step_numbers(self._folder)), default=None), self._folder)
 
-  def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+  def save(self, state: State, metrics: Mapping[str, float] | None = None) -> None:
     """Starts writing the state; returns as soon as its values are copied.
 
     Waits for the save before. A write that fails is a warning, and leaves the older
@@ -111,7 +110,7 @@ class Checkpoints:
       with self._saving:
         self._save(state, metrics)
 
-  def _save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
+  def _save(self, state: State, metrics: Mapping[str, float] | None) -> None:
     self.wait()
     step = int(state.step)
     if metrics is None and self._is_saved(step):
@@ -126,7 +125,7 @@ class Checkpoints:
         'best': dataclasses.asdict(self._best) if self._best else None}
     self._pending = self._writer.submit(self._write, self._path(step), host, meta)
 
-  def restore(self, like: TrainState) -> TrainState | None:
+  def restore(self, like: State) -> State | None:
     """The newest state that can be read.
 
     Newer ones that are proven to be damaged are renamed to `STEP.damaged`, with a warning.
@@ -170,7 +169,7 @@ class Checkpoints:
     except UnreachableError:
       return False
 
-  def _write(self, path: str, state: TrainState, meta: dict[str, Any]) -> None:
+  def _write(self, path: str, state: State, meta: dict[str, Any]) -> None:
     try:
       _check_space(self._folder, state)
       _write_step(path, state, meta)
@@ -235,7 +234,7 @@ def _remove(path: str) -> None:
   shutil.rmtree(removed, ignore_errors=True)
 
 
-def _check_space(folder: str, state: TrainState) -> None:
+def _check_space(folder: str, state: State) -> None:
   leaves = jax.tree.leaves(state)
   needed = sum(leaf.nbytes + _ARRAY_OVERHEAD for leaf in leaves)
   free = shutil.disk_usage(folder).free
@@ -244,7 +243,7 @@ def _check_space(folder: str, state: TrainState) -> None:
                   folder)
 
 
-def _write_step(path: str, state: TrainState, meta: dict[str, Any]) -> None:
+def _write_step(path: str, state: State, meta: dict[str, Any]) -> None:
   """Writes a step directory, which gets its name when all of it is on the disk."""
   partial = path + _PARTIAL
   shutil.rmtree(partial, ignore_errors=True)

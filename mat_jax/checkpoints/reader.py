@@ -20,7 +20,6 @@ from mat_jax.checkpoints.step_directories import read_found, read_meta, read_pre
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk
 from mat_jax.runtime.disk import DamagedError
-from mat_jax.training.train_state import TrainState
 
 # Grows when runs that were saved by an earlier version cannot be resumed; 1 is not written.
 FORMAT = 2
@@ -30,6 +29,8 @@ _NETWORK_FIELDS = ('g_params', 'g_buffers', 'd_params')
 _ARCHITECTURE = ('resolution', 'mapping_layers', 'width')
 
 Tree = Any
+# A dataclass of trees: `mat_jax.training.train_state.TrainState`.
+State = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +52,13 @@ class EmaCheckpoint:
   path: str
 
 
-def abstract_state(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+def abstract_state(state: State, sharding: jax.sharding.Sharding) -> State:
   """Shapes, dtypes and sharding of a state, to restore into."""
   return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
-def items_of(state: TrainState) -> dict[str, dict[str, Tree]]:
+def items_of(state: State) -> dict[str, dict[str, Tree]]:
   """The fields of a state in the items that hold them: item -> field -> tree."""
   fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
   ema = {name: fields.pop(name) for name in _EMA_FIELDS}

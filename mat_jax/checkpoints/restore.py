@@ -10,12 +10,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from mat_jax.checkpoints.items import read_arrays, read_shapes
-from mat_jax.checkpoints.reader import FORMAT, check_architecture, is_converted, items_of
+from mat_jax.checkpoints.reader import FORMAT, State, check_architecture, is_converted, items_of
 from mat_jax.checkpoints.step_directories import load_meta, step_numbers
 from mat_jax.errors import UserError
 from mat_jax.runtime import cluster, disk
 from mat_jax.runtime.disk import DamagedError, UnreachableError
-from mat_jax.training.train_state import TrainState
 
 Tree = Any
 
@@ -27,10 +26,11 @@ class _IncompleteError(DamagedError):
   """A step directory lacks an item, so its save or copy was cut off."""
 
 
-_OUTCOMES = (TrainState, _IncompleteError, DamagedError, UserError, UnreachableError)
+_FAILURES = (_IncompleteError, DamagedError, UserError, UnreachableError)
+_OUTCOMES = (None, *_FAILURES)  # None where there is a state
 
 
-def restore_newest(folder: str, like: TrainState, model: Mapping[str, Any]) -> TrainState | None:
+def restore_newest(folder: str, like: State, model: Mapping[str, Any]) -> State | None:
   """The newest state that can be read; see `Checkpoints.restore`.
 
   Args:
@@ -92,14 +92,14 @@ def _step_below(step: int | None, folder: str) -> int | None:
       folder)
 
 
-def _read_alike(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainState:
+def _read_alike(path: str, like: State, model: Mapping[str, Any]) -> State:
   """`_read`, with the same outcome on every process."""
   try:
     outcome = _read(path, like, model)
   except (UserError, DamagedError) as error:
     outcome = error
-  indices = cluster.all_gather('read a checkpoint', _OUTCOMES.index(type(outcome)))
-  outcomes = {_OUTCOMES[index] for index in indices}
+  code = 1 + _FAILURES.index(type(outcome)) if isinstance(outcome, Exception) else 0
+  outcomes = {_OUTCOMES[code] for code in cluster.all_gather('read a checkpoint', code)}
   if UnreachableError in outcomes and not isinstance(outcome, UnreachableError):
     raise UnreachableError(path, 'it failed on another process')
   if len(outcomes) > 1 and UnreachableError not in outcomes:
@@ -110,7 +110,7 @@ def _read_alike(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainS
   return outcome
 
 
-def _read(path: str, like: TrainState, model: Mapping[str, Any]) -> TrainState:
+def _read(path: str, like: State, model: Mapping[str, Any]) -> State:
   """The state of a step directory.
 
   Raises:

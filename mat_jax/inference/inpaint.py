@@ -19,11 +19,11 @@ import tqdm
 from input_pipeline.images import load_image, read_size
 from input_pipeline.mask_files import load_mask
 from input_pipeline.sources.folder import find_images
-from mat_jax import settings
 from mat_jax.checkpoints.reader import EmaCheckpoint, fit_model, restore_ema
 from mat_jax.errors import UserError
 from mat_jax.inference import completion
-from mat_jax.inference.mask_values import read_mask
+from mat_jax.mask_values import read_mask
+from mat_jax.nn import model_config
 from mat_jax.runtime import cluster, image_grid
 
 # Side of the network's view over the longer side of the hole's bounding box.
@@ -127,7 +127,7 @@ class Inpainter:
       implementations: `config.implementations`.
     """
     self.checkpoint = checkpoint
-    self._generator = settings.generator_from_config(model or checkpoint.model, implementations)
+    self._generator = model_config.generator_from_config(model or checkpoint.model, implementations)
 
   @classmethod
   def from_checkpoint(cls, path: str) -> 'Inpainter':

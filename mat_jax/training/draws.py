@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.sizes import keep_map_shapes, num_ws
-from mat_jax.settings import Training
 from mat_jax.training import augment
+from mat_jax.training.settings import Training
 
 Tree = Any
 _NOISE = 'noise_const'

@@ -26,11 +26,11 @@ from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.inference import completion
 from mat_jax.runtime import image_grid, sharding
 from mat_jax.runtime.preemption import Preemption, Rescue
-from mat_jax.settings import Training
 from mat_jax.training import microbatch, programs, status, totals
 from mat_jax.training.loss_watch import LossWatch
 from mat_jax.training.phases import Networks
 from mat_jax.training.records import Records
+from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState
 
 # (networks, averaged variables, asks whether to stop) -> metrics by name, None if stopped.

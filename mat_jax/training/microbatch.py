@@ -14,10 +14,11 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from mat_jax.nn.model_config import GROUP_SIZE
 from mat_jax.runtime import cluster, sharding
-from mat_jax.settings import GROUP_SIZE, Training
 from mat_jax.training import programs
 from mat_jax.training.phases import Batch, Networks
+from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState
 
 Tree = Any

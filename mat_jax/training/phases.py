@@ -18,10 +18,10 @@ from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import ProjectedDiscriminator
 from mat_jax.nn.sizes import num_ws
-from mat_jax.settings import Training
 from mat_jax.training import augment, losses
 from mat_jax.training import draws as draws_lib
 from mat_jax.training.draws import Draws
+from mat_jax.training.settings import Training
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

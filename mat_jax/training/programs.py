@@ -19,9 +19,9 @@ import jax
 from jax.sharding import Mesh
 
 from mat_jax.runtime import cluster, compilation_cache, sharding
-from mat_jax.settings import Training
 from mat_jax.training import train_state, train_step
 from mat_jax.training.phases import Networks
+from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState
 
 

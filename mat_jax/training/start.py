@@ -10,16 +10,16 @@ import ml_collections
 import numpy as np
 
 from convert import feature_nets as feature_weights
-from mat_jax import settings as settings_lib
 from mat_jax.checkpoints.manager import Best, Checkpoints
 from mat_jax.checkpoints.reader import abstract_state, fit_model, restore_networks
 from mat_jax.checkpoints.resume import check_resume, parse_accepted
 from mat_jax.checkpoints.step_directories import newest_step, read_found, read_meta
 from mat_jax.errors import UserError
 from mat_jax.features import vgg
-from mat_jax.nn import projected
+from mat_jax.nn import model_config, projected
 from mat_jax.runtime import sharding
 from mat_jax.training import programs
+from mat_jax.training import settings as settings_lib
 from mat_jax.training.phases import Networks
 from mat_jax.training.train_state import TrainState
 
@@ -43,7 +43,7 @@ def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collect
   if source:
     path, meta = read_found(source, lambda step: (step, read_meta(step)))
     config.model = fit_model(config.model, meta['model'], path)
-  config.model.mapping_layers = settings_lib.mapping_layers(config.model)
+  config.model.mapping_layers = model_config.mapping_layers(config.model)
   return config
 
 
@@ -86,9 +86,9 @@ def microbatch_until_now(config: ml_collections.ConfigDict, workdir: str) -> int
 def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
   """The modules, and the weights of the perceptual loss (None without it)."""
   train = config.train
-  generator = settings_lib.generator_from_config(
+  generator = model_config.generator_from_config(
       config.model, config.implementations, train.remat)
-  discriminator = settings_lib.discriminator_from_config(
+  discriminator = model_config.discriminator_from_config(
       config.model, config.implementations, train.remat)
   on_vgg16 = [name for name in ('lpips_weight', 'projected_weight') if train[name]]
   if not train.pcp_ratio and not on_vgg16:
@@ -104,7 +104,7 @@ def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
   if train.lpips_weight:
     weights = {**weights, 'lpips': feature_weights.load_lpips('vgg')['lin']}
   return Networks(generator, discriminator, name,
-                  settings_lib.projected_from_config(config)), weights
+                  model_config.projected_from_config(config)), weights
 
 
 def initial_state(config: ml_collections.ConfigDict, networks: Networks,

@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 import ml_collections
 
 from input_pipeline import from_config
-from mat_jax import settings as settings_lib
 from mat_jax.checkpoints.resume import parse_accepted
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding, workdir_lock
 from mat_jax.runtime.preemption import Preemption, Processes
 from mat_jax.training import microbatch, start
+from mat_jax.training import settings as settings_lib
 from mat_jax.training.loop import Loop, Run, Schedule, Validate, is_unreported
 from mat_jax.training.records import Records
 from mat_jax.training.train_state import TrainState

@@ -15,8 +15,8 @@ from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import LAYERS, PARAMS, ProjectedDiscriminator
 from mat_jax.ops.compute import for_platform
-from mat_jax.settings import Optimizer, Training
 from mat_jax.training import totals as totals_lib
+from mat_jax.training.settings import Optimizer, Training
 
 Tree = Any
 _DRAWS = 2**20  # normal draws at a time

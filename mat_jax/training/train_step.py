@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 import optax
 
+from mat_jax.nn.model_config import GROUP_SIZE
 from mat_jax.runtime import sharding
-from mat_jax.settings import GROUP_SIZE, Training
 from mat_jax.training import augment, phases, totals
 from mat_jax.training.draws import Draws, draw, draw_transforms
 from mat_jax.training.phases import Batch, Metrics, Networks
+from mat_jax.training.settings import Training
 from mat_jax.training.train_state import AugmentState, TrainState, make_optimizers
 
 Tree = Any

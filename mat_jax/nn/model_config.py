@@ -1,0 +1,93 @@
+"""The networks of a configuration, and what in `config.model` does not fit together.
+
+`configs/base.py` documents every field.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from mat_jax.errors import UserError
+from mat_jax.nn.discriminator import Discriminator
+from mat_jax.nn.generator import Generator
+from mat_jax.nn.projected import ProjectedDiscriminator
+from mat_jax.nn.sizes import check_resolution
+from mat_jax.ops.compute import Compute, for_platform
+
+GROUP_SIZE = 4  # images whose standard deviation the discriminator sees
+RELEASED_MAPPING_LAYERS = 8
+
+
+def compute_dtype(name: str) -> Any:
+  """'float32', 'bfloat16', or 'auto': bfloat16 on a TPU, else float32."""
+  if name == 'auto':
+    name = 'bfloat16' if jax.default_backend() == 'tpu' else 'float32'
+  if name not in ('float32', 'bfloat16'):
+    raise UserError(f"model.dtype is {name!r}; choose 'float32', 'bfloat16' or 'auto'")
+  return jnp.dtype(name)
+
+
+def _checked_resolution(model: ml_collections.ConfigDict) -> int:
+  try:
+    check_resolution(model.resolution)
+  except ValueError as error:
+    raise UserError(f'model.{error}; choose 64, 128, 256 or 512') from error
+  return model.resolution
+
+
+def generator_from_config(model: ml_collections.ConfigDict, implementations: str = 'auto',
+                          remat: bool = False) -> Generator:
+  """The generator of `config.model`.
+
+  Args:
+    model: see `configs/base.py`.
+    implementations: `config.implementations`.
+    remat: `config.train.remat`.
+
+  Raises:
+    UserError: a wrong field, or a model with labels.
+  """
+  if model.get('label_dim'):
+    raise UserError(f'the model takes {model.label_dim} labels; training, evaluation and '
+                    'inpainting are for models without labels')
+  return Generator(
+      resolution=_checked_resolution(model), mapping_layers=mapping_layers(model),
+      width=model.width, dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat))
+
+
+def mapping_layers(model: Mapping[str, Any]) -> int:
+  """Depth of the mapping network; that of the released checkpoints if it is left open."""
+  return RELEASED_MAPPING_LAYERS if model['mapping_layers'] is None else model['mapping_layers']
+
+
+def discriminator_from_config(model: ml_collections.ConfigDict, implementations: str = 'auto',
+                              remat: bool = False) -> Discriminator:
+  """The discriminator of `config.model`; arguments as of `generator_from_config`.
+
+  Groups of four neighbours share their standard deviation, so that the result depends
+  neither on the number of devices nor on microbatches.
+  """
+  return Discriminator(
+      resolution=_checked_resolution(model), width=model.width,
+      dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat),
+      minibatch_std_shards=None)
+
+
+def projected_from_config(config: ml_collections.ConfigDict) -> ProjectedDiscriminator | None:
+  """The discriminator on features, None with `train.projected_weight` 0."""
+  if not config.train.projected_weight:
+    return None
+  return ProjectedDiscriminator(dataclasses.replace(
+      _compute(config.implementations, False), dtype=compute_dtype(config.model.dtype)))
+
+
+def _compute(implementations: str, remat: bool) -> Compute:
+  if implementations not in ('auto', 'cpu', 'gpu', 'tpu'):
+    raise UserError(f"implementations is {implementations!r}; choose 'auto', 'cpu', 'gpu' or "
+                    "'tpu'")
+  platform = None if implementations == 'auto' else implementations
+  return dataclasses.replace(for_platform(platform=platform), remat=remat)
