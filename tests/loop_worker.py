@@ -42,7 +42,7 @@ def fresh_state():
 
 
 def _step(state, features, batch):
-  found = {name: jnp.float32(state.step) for name in totals.LOSSES}
+  found = {name: jnp.float32(state.step) for name in totals.LOSSES if name in state.totals}
   state = state.replace(
       step=state.step + 1, images_seen=state.images_seen + 4,
       totals=totals.add(state.totals, found),
