@@ -63,6 +63,7 @@ def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_pa
   published = restore_networks(config.init_from).networks['d_params']
   jax.tree.map(np.testing.assert_array_equal, published, {k: state.d_params[k] for k in branches})
   checkpoints.save(state.replace(step=state.step + 1))
+  checkpoints.close()
   _, resumed = begin(config, workdir)
   jax.tree.map(np.testing.assert_array_equal, resumed.d_params, state.d_params)
   config.init_from, config.train.projected_weight = workdir, 0.0
