@@ -29,7 +29,8 @@ def read(path: str) -> tuple[Row, ...]:
       rows = list(reader)
       header = reader.fieldnames or ()
   except (OSError, csv.Error) as error:
-    raise UserError(f'the table {path!r} cannot be read ({error}); give a CSV file') from error
+    raise UserError(f'the table {path!r} cannot be read '
+                    f'({getattr(error, "strerror", None) or error}); give a CSV file') from error
   fields = [field for field in _FIELDS if field in header]
   if _FILE not in header or not fields:
     raise UserError(f'the table {path!r} has no columns {_FILE!r} and one of '

@@ -117,6 +117,15 @@ def test_imagenet_normalize():
   assert vgg.imagenet_normalize(x.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
+def test_normalized_channels_have_length_1_and_finite_gradients_at_0():
+  x = np.random.default_rng(0).normal(size=(1, 2, 2, 8)).astype(np.float32)
+  x[0, 0, 0] = 0
+  y, gradient = jax.value_and_grad(lambda x: vgg.normalize_channels(x)[..., 0].sum())(x)
+  lengths = np.linalg.norm(vgg.normalize_channels(x), axis=-1)
+  np.testing.assert_allclose(lengths, [[[0, 1], [1, 1]]], rtol=1e-6)
+  assert np.isfinite(y) and np.isfinite(gradient).all()
+
+
 def test_unknown_names():
   images = np.zeros((1, 16, 16, 3), np.float32)
   with pytest.raises(ValueError, match='conv4_4'):

@@ -64,7 +64,7 @@ def test_largest_singular_value(shape):
 
 def test_the_scale_of_a_spectrally_normalised_kernel_does_not_matter():
   x = np.random.default_rng(2).normal(size=(1, 8, 8, 3)).astype(np.float32)
-  conv = SpectralConv(5, 4, 2)
+  conv = SpectralConv(5, 2)
   params = conv.init(jax.random.key(0), x)['params']
   y = conv.apply({'params': params}, x)
   assert y.shape == (1, 4, 4, 5)

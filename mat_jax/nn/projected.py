@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from mat_jax.nn.layers import activate
 from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.resample import resample_conv
 
 # Where `TrainState.d_params` has this network's parameters.
 PARAMS = 'projected'
@@ -81,7 +82,8 @@ class RandomConv(nn.Module):
     """[N, H, W, in] -> [N, H, W, features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = jax.lax.stop_gradient(self.param('kernel', self.compute.normal(1.0), shape))
-    return _convolve(x, kernel / math.sqrt(math.prod(shape[:3])))
+    kernel = (kernel / math.sqrt(math.prod(shape[:3]))).astype(x.dtype)
+    return resample_conv(x, kernel, compute=self.compute)
 
 
 class Head(nn.Module):
@@ -98,35 +100,33 @@ class Head(nn.Module):
     """[N, H, W, C] -> float32 [N, 16]."""
     count = max(0, int(math.log2(x.shape[1] / _SIDE)))
     for i in range(count):
-      x = activate(SpectralConv(_CHANNELS, 4, 2, self.compute, name=f'conv_{i}')(x), 'lrelu')
-    x = SpectralConv(_CHANNELS, 3, 1, self.compute, name='conv')(x)
-    x = SpectralConv(1, 3, 1, self.compute, name='logits')(activate(x, 'lrelu'))
+      x = activate(SpectralConv(_CHANNELS, 2, self.compute, name=f'conv_{i}')(x), 'lrelu')
+    x = SpectralConv(_CHANNELS, compute=self.compute, name='conv')(x)
+    x = SpectralConv(1, compute=self.compute, name='logits')(activate(x, 'lrelu'))
     return x.astype(jnp.float32).reshape(x.shape[0], -1)
 
 
 class SpectralConv(nn.Module):
-  """A convolution whose kernel is divided by its largest singular value.
+  """A 3x3 convolution whose kernel is divided by its largest singular value.
 
   Attributes:
     features: output channels.
-    kernel_size: side of the kernel.
-    stride: 1 or 2.
+    down: 1 or 2.
     compute: dtype.
   """
 
   features: int
-  kernel_size: int
-  stride: int = 1
+  down: int = 1
   compute: Compute = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[N, H, W, in] -> [N, H / stride, W / stride, features]."""
-    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    """[N, H, W, in] -> [N, H / down, W / down, features]."""
+    shape = (3, 3, x.shape[-1], self.features)
     kernel = self.param('kernel', self.compute.normal(1.0), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    y = _convolve(x, kernel / largest_singular_value(kernel.reshape(-1, self.features)),
-                  self.stride)
+    kernel = kernel / largest_singular_value(kernel.reshape(-1, self.features))
+    y = resample_conv(x, kernel.astype(x.dtype), down=self.down, compute=self.compute)
     return y + bias.astype(y.dtype)
 
 
@@ -143,9 +143,3 @@ def largest_singular_value(matrix: jax.Array) -> jax.Array:
   vector = vector / jnp.linalg.norm(vector)
   return jnp.linalg.norm(matrix @ vector)
 
-
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-  margin = (kernel.shape[0] - 1) // 2
-  return jax.lax.conv_general_dilated(
-      x, kernel.astype(x.dtype), (stride, stride), ((margin, margin), (margin, margin)),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
