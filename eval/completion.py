@@ -15,9 +15,9 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from eval import batching, image_metrics, measuring
-from eval.measuring import Models
-from eval.pairs import Pairs
+from eval.metrics import batching, image_metrics, measuring
+from eval.metrics.measuring import Models
+from eval.results.pairs import Pairs
 from input_pipeline import from_config
 from input_pipeline.portraits import Portraits
 from mat_jax.inference import completion

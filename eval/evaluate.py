@@ -9,10 +9,12 @@ from absl import logging
 import jax
 import ml_collections
 
-from eval import baseline, completion, measuring, outputs, record
+from eval import completion, outputs
 from eval.evaluator import Evaluator
-from eval.measuring import Models
-from eval.statistics import summarize
+from eval.metrics import measuring
+from eval.metrics.bootstrap import summarize
+from eval.metrics.measuring import Models
+from eval.results import baseline, record
 from input_pipeline import from_config
 from mat_jax.checkpoints import step_directories
 from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema, restore_ema_of

@@ -9,12 +9,14 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from eval import assemble, completion, distances, features, measuring
+from eval import completion
 from eval.completion import MEAN_COLOUR, MODEL, Arrays, Completed
-from eval.measuring import Models
-from eval.pairs import Pairs, join, match
-from eval.pictures import Album
-from eval.record import Distance, Record
+from eval.metrics import distances, feature_networks, measuring
+from eval.metrics.measuring import Models
+from eval.results import aggregates
+from eval.results.album import Album
+from eval.results.pairs import Pairs, join, match
+from eval.results.record import Distance, Record
 from input_pipeline import from_config
 from input_pipeline.stream import is_too_many
 from mat_jax.checkpoints.reader import EmaCheckpoint, fit_model
@@ -54,8 +56,8 @@ class Evaluator:
     for mask_set in from_config.mask_sets(options):
       from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
     self.config, self.settings = config, settings_of(config)
-    networks, self._notes = features.load(
-        options.features, {name: options[f'{name}_weights'] for name in features.WITH_FILES})
+    networks, self._notes = feature_networks.load(
+        options.features, {name: options[f'{name}_weights'] for name in feature_networks.WITH_FILES})
     self._models = Models(measuring.load_lpips(options.lpips), networks)
 
   def evaluate(self, checkpoint: EmaCheckpoint, title: str, album: Album,
@@ -92,8 +94,8 @@ class Evaluator:
         title=title, step=checkpoint.step, kimg=checkpoint.images_seen / 1000,
         split=config.eval.split, masks_per_image=config.eval.masks_per_image,
         unreadable=max(part.unreadable for part in completed.values()), settings=self.settings,
-        mask_sets=assemble.by_mask_set(pairs, comparisons, self._distances(completed), seed),
-        bands=assemble.by_hole_ratio(pairs, comparisons, seed), notes=self._notes,
+        mask_sets=aggregates.by_mask_set(pairs, comparisons, self._distances(completed), seed),
+        bands=aggregates.by_hole_ratio(pairs, comparisons, seed), notes=self._notes,
         source=source), pairs)
 
   def _check_baseline(self, baseline: Pairs) -> None:

@@ -3,7 +3,7 @@
 import ast
 import os
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from tests.support.paths import ROOT
 
 # Room -> the rooms that it may import. `mat_jax` stands for the modules that lie in none of its
 # rooms, `errors` and `mask_values`.
@@ -33,8 +33,8 @@ _INSIDE = ('training', 'inference', 'checkpoints', 'nn', 'features', 'ops', 'run
 
 def _files():
   for top in _TOP:
-    for folder, _, names in os.walk(os.path.join(_ROOT, top)):
-      yield from (os.path.relpath(os.path.join(folder, name), _ROOT)
+    for folder, _, names in os.walk(os.path.join(ROOT, top)):
+      yield from (os.path.relpath(os.path.join(folder, name), ROOT)
                   for name in names if name.endswith('.py'))
   yield 'main.py'
 
@@ -47,7 +47,7 @@ def _room(parts):
 
 
 def _imports(file):
-  with open(os.path.join(_ROOT, file), encoding='utf-8') as stream:
+  with open(os.path.join(ROOT, file), encoding='utf-8') as stream:
     tree = ast.parse(stream.read())
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom):

@@ -14,7 +14,7 @@ import pytest
 
 import configs
 from configs import base
-from eval import measuring
+from eval.metrics import measuring
 from input_pipeline import from_config
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding

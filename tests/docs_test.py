@@ -1,22 +1,21 @@
 """What the documentation names is there, and what there is of networks is named."""
 
-import pathlib
 import re
 
 import pytest
 
 from configs import base
+from tests.support.paths import ROOT
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_TEXTS = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
+_TEXTS = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
 # The rooms of the networks.
 _NETWORKS = ('nn', 'ops', 'features')
 
 
 def test_every_module_of_the_networks_is_described():
   found = {f'mat_jax/{room}/{path.name}' for room in _NETWORKS
-           for path in (_ROOT / 'mat_jax' / room).glob('*.py') if path.name != '__init__.py'}
-  table = [line for line in (_ROOT / 'docs' / 'networks.md').read_text(
+           for path in (ROOT / 'mat_jax' / room).glob('*.py') if path.name != '__init__.py'}
+  table = [line for line in (ROOT / 'docs' / 'networks.md').read_text(
       encoding='utf-8').splitlines() if line.startswith('| `mat_jax/')]
   named = set(re.findall(r'mat_jax/[\w/]+\.py', '\n'.join(line.split('|')[1] for line in table)))
   assert named - {'mat_jax/inference/completion.py'} == found
@@ -42,6 +41,7 @@ def test_commands_name_what_there_is(text):
   fields = _fields(base.get_config().to_dict())
   assert set(re.findall(r'--config\.([\w.]+)=', content)) <= fields
   for name in re.findall(r'--config=(configs/\S+)', content):
-    assert (_ROOT / name).exists(), name
-  for module in re.findall(r'python -m (\w+\.\w+)', content):
-    assert (_ROOT / f'{module.replace(".", "/")}.py').exists(), module
+    assert (ROOT / name).exists(), name
+  for module in re.findall(r'python -m (\w+(?:\.\w+)+)', content):
+    path = ROOT / module.replace('.', '/')
+    assert path.with_suffix('.py').exists() or (path / '__main__.py').exists(), module

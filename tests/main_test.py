@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from tests.support.paths import ROOT
 
 _CASES = {
     'unknown field': (['--config=configs/demo.py', '--config.train.batchsize=3'],
@@ -26,7 +26,7 @@ def outcomes(tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp('main') / 'run')
   for start in range(0, len(cases), 2):
     running = {name: subprocess.Popen(
-        [sys.executable, 'main.py', f'--workdir={workdir}', *arguments], cwd=_ROOT,
+        [sys.executable, 'main.py', f'--workdir={workdir}', *arguments], cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for name, (arguments, _) in cases[start:start + 2]}
     for name, process in running.items():
@@ -46,7 +46,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(outcomes, name):
 
 
 def test_help():
-  result = subprocess.run([sys.executable, 'main.py', '--help'], cwd=_ROOT, capture_output=True,
+  result = subprocess.run([sys.executable, 'main.py', '--help'], cwd=ROOT, capture_output=True,
                           text=True, check=False)
   assert result.returncode == 0
   assert '--mode: <train|eval|inpaint>' in result.stdout

@@ -1,0 +1,1 @@
+"""Programs compiled for TPUs and GPUs that need not be there."""

@@ -1,0 +1,1 @@
+"""Comparing folders of images: `python -m eval.folders`."""

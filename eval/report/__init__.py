@@ -1,0 +1,1 @@
+"""The page with tables, figures and pictures: `python -m eval.report`."""

@@ -1,0 +1,36 @@
+"""Another evaluation to compare with, of the same images and masks."""
+
+from collections.abc import Mapping
+import json
+import os
+from typing import Any
+
+from eval.results import pairs, record
+from eval.results.pairs import Pairs
+from mat_jax.errors import UserError
+
+
+def load(workdir: str, settings: Mapping[str, Any]) -> Pairs:
+  """Reads the metrics of the pairs in another workdir's evaluation.
+
+  Args:
+    workdir: has been evaluated with --mode=eval.
+    settings: those of the evaluation that it is to be compared with; see
+      `evaluator.settings_of`.
+
+  Raises:
+    UserError: there is none, or it differs in a setting that decides the numbers.
+  """
+  folder = os.path.join(workdir, record.FOLDER)
+  check_settings(record.read_last(folder).settings, settings, workdir)
+  return pairs.read_csv(os.path.join(folder, pairs.FILE))
+
+
+def check_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any], workdir: str) -> None:
+  """Raises UserError at the first setting in which two evaluations differ."""
+  for name in sorted({*theirs, *ours}):
+    # As JSON, in which a tuple is a list.
+    found, wanted = (json.dumps(side.get(name)) for side in (theirs, ours))
+    if found != wanted:
+      raise UserError(f'the evaluation in {workdir} has {name} {found}, this one {wanted}; '
+                      'evaluate both alike')

@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mat_jax.nn import layers
+from mat_jax.nn.discriminator import DiscriminatorBlock
+from mat_jax.ops.compute import PORTABLE, for_platform
+from tests.support import reference
+
+COMPUTE = for_platform()
+
+
+def _x():
+  return reference.layer_input('x', (2, 5, 16, 16))
+
+
+def _style():
+  return reference.layer_input('style', (2, 11))
+
+
+def _expected(key):
+  value = reference.load('layers.npz')[key]
+  return reference.nhwc(value) if value.ndim == 4 else value
+
+
+def _check(module, prefix, key, *inputs):
+  variables = reference.filled(module, prefix, *inputs)
+  result = module.apply(variables, *inputs)
+  assert reference.relative_error(result, _expected(key)) <= 1e-5
+
+
+@pytest.mark.parametrize('case,options', [
+    ('demod', {}), ('plain', {'demodulate': False}), ('up', {'up': 2})])
+def test_modulated_convolution_matches_the_reference(case, options):
+  module = layers.ModulatedConv2d(7, 3, compute=COMPUTE, **options)
+  _check(module, f'modconv_{case}', f'modconv/{case}', _x(), _style())
+
+
+def test_style_convolution_matches_the_reference():
+  _check(layers.StyleConv(7, 16, compute=COMPUTE), 'styleconv', 'styleconv/const', _x(), _style())
+
+
+def test_to_rgb_matches_the_reference():
+  module = layers.ToRGB(3, COMPUTE)
+  _check(module, 'torgb', 'torgb/noskip', _x(), _style())
+  _check(module, 'torgb', 'torgb/skip_up', _x(), _style(),
+         reference.layer_input('skip', (2, 3, 8, 8)))
+
+
+def test_discriminator_block_matches_the_reference():
+  _check(DiscriminatorBlock(7, COMPUTE), 'disblock', 'disblock', _x())
+
+
+def test_fully_connected_matches_the_reference():
+  _check(layers.FullyConnected(7, 'lrelu', 0.01), 'mapping.fc', 'fc/lrmul', _style())
+
+
+def test_minibatch_std_matches_the_reference():
+  x = reference.layer_input('mb', (8, 6, 4, 4))
+  assert reference.relative_error(layers.minibatch_std(x), _expected('mbstd')) <= 1e-5
+
+
+def test_minibatch_std_of_a_shard_is_that_of_the_shard_alone():
+  x = np.random.default_rng(0).standard_normal((8, 4, 4, 3), np.float32)
+  whole = layers.minibatch_std(x, shards=2)
+  parts = [layers.minibatch_std(part) for part in (x[:4], x[4:])]
+  np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
+  assert not np.allclose(whole, layers.minibatch_std(x))
+
+
+@pytest.mark.parametrize('batch,shards', [(6, 1), (8, 3)])
+def test_minibatch_std_names_a_batch_that_does_not_divide(batch, shards):
+  with pytest.raises(ValueError, match=str(batch)):
+    layers.minibatch_std(jnp.zeros((batch, 4, 4, 1)), shards=shards)
+
+
+def test_noise_modes():
+  module = layers.StyleConv(4, 8)
+  x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
+  variables = module.init(jax.random.key(0), x, style)
+  variables['params']['noise_strength'] = jnp.float32(1.0)
+  run = lambda mode, seed=0: module.apply(  # noqa: E731
+      variables, x, style, mode, rngs={'noise': jax.random.key(seed)})
+  assert not np.allclose(run('random'), run('random', 1))
+  assert not np.allclose(run('random')[0], run('random')[1]), 'one map per image'
+  np.testing.assert_array_equal(run('const')[0], run('const')[1])
+  variables['params']['noise_strength'] = jnp.float32(0.0)
+  np.testing.assert_array_equal(run('random'), run('none'))
+  with pytest.raises(ValueError, match='noise_mode'):
+    run('loud')
+  with pytest.raises(ValueError, match='constant noise'):
+    module.apply(variables, jnp.ones((2, 16, 16, 3)), style, 'const')
+
+
+def test_bfloat16_compute_keeps_float32_parameters():
+  module = layers.StyleConv(4, 8, compute=for_platform(jnp.bfloat16))
+  x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
+  variables = module.init(jax.random.key(0), x, style)
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+  assert module.apply(variables, x, style).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('make', [
+    lambda compute: (layers.ToRGB(compute=compute), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
+    lambda compute: (layers.ToRGB(compute=compute), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
+    lambda compute: (layers.FullyConnected(7, 'lrelu', compute=compute), ((2, 4, 4, 6),))],
+    ids=['image', 'smaller_image', 'fully_connected'])
+def test_forms_of_a_tpu_agree_with_the_portable_ones(make):
+  def gradients(compute):
+    module, shapes = make(compute)
+    inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+    variables = module.init(jax.random.key(9), *inputs)
+    return jax.jit(jax.grad(
+        lambda variables, inputs: jnp.sum(jnp.sin(module.apply(variables, *inputs))), (0, 1)))(
+            variables, inputs)
+
+  found, expected = gradients(for_platform(platform='tpu')), gradients(PORTABLE)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)

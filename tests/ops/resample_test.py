@@ -1,0 +1,92 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mat_jax.ops import resample
+from mat_jax.ops.compute import Compute, for_platform
+from tests.support import reference
+
+FORMS = [
+    Compute(jnp.float32, *forms) for forms in itertools.product(
+        ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('phases', 'strided'),
+        ('strips', 'xla'))] + [for_platform(jnp.float32, 'gpu')]
+
+
+def _inputs():
+  x = reference.layer_input('x', (2, 5, 16, 16))
+  fir = reference.layer_input('filter', (4, 4))
+  return x, fir
+
+
+@pytest.mark.parametrize('case,up,down,padding,gain', [
+    ('up2', 2, 1, (2, 1), 4.0), ('down2', 1, 2, (1, 1), 1.0), ('filter', 1, 1, (2, 1), 1.0)])
+def test_upfirdn_matches_the_reference(case, up, down, padding, gain):
+  x, fir = _inputs()
+  expected = reference.nhwc(reference.load('layers.npz')[f'upfirdn/{case}'])
+  result = resample.upfirdn(x, fir, up, down, padding, gain)
+  assert reference.relative_error(result, expected) <= 1e-5
+
+
+@pytest.mark.parametrize('size,up,down', list(itertools.product((1, 3), (1, 2), (1, 2))))
+def test_resample_conv_matches_the_reference(size, up, down):
+  if up == down == 2:
+    with pytest.raises(ValueError, match='up 2, down 2'):
+      resample.resample_conv(jnp.zeros((1, 4, 4, 1)), jnp.zeros((size, size, 1, 1)), up, down)
+    return
+  x, fir = _inputs()
+  kernel = reference.layer_input(f'w{size}', (7, 5, size, size))
+  # `layer_input` takes a four-dimensional array for a map: [O, k, k, I] -> HWIO.
+  kernel = np.transpose(kernel, (1, 2, 3, 0))
+  expected = reference.nhwc(
+      reference.load('layers.npz')[f'conv/k{size}_up{up}_down{down}'])
+  result = resample.resample_conv(x, kernel, up, down, fir)
+  assert reference.relative_error(result, expected) <= 1e-5
+
+
+def _second_order(x, kernel, up, down, compute):
+  """Value, gradients, and the gradient of an R1-like penalty."""
+  def energy(x, kernel):
+    y = resample.resample_conv(x, kernel, up, down, compute=compute)
+    return jnp.sum(jnp.sin(y)), y
+
+  def penalty(x, kernel):
+    return jnp.sum(jnp.square(jax.grad(energy, has_aux=True)(x, kernel)[0]))
+
+  gradients, y = jax.grad(energy, (0, 1), has_aux=True)(x, kernel)
+  return y, *gradients, *jax.grad(penalty, (0, 1))(x, kernel)
+
+
+@pytest.mark.parametrize('size,up,down', [(1, 1, 1), (3, 1, 1), (1, 2, 1), (3, 2, 1), (1, 1, 2),
+                                          (3, 1, 2)])
+def test_every_form_is_the_same_function_to_second_order(size, up, down):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 8, 12, 3), np.float32)
+  kernel = rng.standard_normal((size, size, 3, 4), np.float32)
+  run = jax.jit(_second_order, static_argnums=(2, 3, 4))
+  # The general filter path knows nothing of the fast forms.
+  fir = resample.fir_filter()
+  expected_value = resample.resample_conv(x, kernel, up, down, fir)
+  plain = Compute(jnp.float32, 'depthwise', 'dilated', 'strided', 'xla')
+  expected = run(x, kernel, up, down, plain)
+  assert reference.relative_error(expected[0], expected_value) <= 1e-5
+  relevant = {(c.fir, c.upsample_conv if up == 2 else '', c.downsample_conv if down == 2 else '',
+               c.weight_gradient): c for c in (FORMS if size == 3 else FORMS[:1])}
+  for compute in relevant.values():
+    for value, other in zip(run(x, kernel, up, down, compute), expected, strict=True):
+      assert reference.relative_error(value, other) <= 2e-5, compute
+
+
+@pytest.mark.parametrize('compute', FORMS[::8])
+def test_upsample_doubles_and_keeps_a_constant(compute):
+  y = resample.upsample(jnp.ones((1, 6, 4, 2)), compute)
+  assert y.shape == (1, 12, 8, 2)
+  np.testing.assert_allclose(y[:, 1:-1, 1:-1], 1.0, rtol=1e-6)
+
+
+def test_platforms_differ_in_forms_and_agree_in_dtype():
+  cpu, tpu, gpu = (for_platform(jnp.bfloat16, name) for name in ('cpu', 'tpu', 'gpu'))
+  assert cpu.upsample_conv == 'sub_kernels' and tpu.upsample_conv == 'adjoint'
+  assert {cpu.dtype, tpu.dtype, gpu.dtype} == {jnp.bfloat16}

@@ -1,0 +1,6 @@
+"""Folders of the checkout."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDEN = ROOT / 'tests' / 'golden'

@@ -1,0 +1,61 @@
+"""The training step on several devices, which are parts of the host in another process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support import devices_worker
+from tests.support.paths import ROOT
+
+
+def _run(task):
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS':
+                 '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1'}
+  result = subprocess.run(
+      [sys.executable, '-m', 'tests.support.devices_worker', task], cwd=ROOT, env=environment,
+      capture_output=True, text=True, check=False)
+  assert result.returncode == 0, result.stderr
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_a_step_moves_one_copy_of_the_gradients_and_nothing_else():
+  found = _run('collectives')
+  assert set(found['bytes']) == {'all-reduce'}
+  # Beside the gradients: metrics, and the mean style for `w_avg`.
+  assert found['gradients'] <= found['bytes']['all-reduce'] < 1.01 * found['gradients']
+
+
+def check_equal(phases, case):
+  """Whether gradients and losses agree as far as float32 lets them.
+
+  Kernel gradients at 64 px are sums of `devices_worker.BATCH` times 64 * 64 terms. Added up one
+  after the other they are off by eps * sqrt(terms / 2), a random walk; a processor whose matrix
+  products cut the sum in parts is off by less, and so are several devices. The few parameters
+  there may differ by four times that; most others have far fewer terms.
+  """
+  rounding = np.finfo(np.float32).eps / 2 * np.sqrt(devices_worker.BATCH * 64 * 64 / 2)
+  assert set(phases) == {'Gmain', 'Dmain', 'Dreg'}
+  for phase, found in phases.items():
+    assert found['above 1e-5'] < 0.2, (case, phase)
+    assert found['gradient'] < 4 * rounding, (case, phase, found['parameter'])
+    assert found['loss'] < 1e-5, (case, phase)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['gradients', 'forms'])
+def test_gradients_do_not_depend_on(task):
+  for case, phases in _run(task).items():
+    check_equal(phases, case)
+
+
+@pytest.mark.slow
+def test_losses_after_five_steps_do_not_depend_on_the_number_of_devices():
+  losses = _run('losses')
+  assert set(losses) == {'1', '2', '8'}
+  for name in ('2', '8'):
+    # R1 is a small number of which Adam's first steps, full ones of rounding errors, leave less.
+    assert losses[name] == pytest.approx(losses['1'], rel=1e-3, abs=1e-4)

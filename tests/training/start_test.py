@@ -1,0 +1,79 @@
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from convert import to_torch
+from mat_jax.checkpoints.reader import restore_networks
+from mat_jax.errors import UserError
+from mat_jax.runtime import sharding
+from mat_jax.runtime.disk import UnreachableError
+from mat_jax.training import settings, start, train
+from tests.support import runs
+
+
+def _files(workdir):
+  """Path -> size of all files, and the links."""
+  return {os.path.relpath(os.path.join(parent, name), workdir):
+          os.lstat(os.path.join(parent, name)).st_size
+          for parent, _, names in os.walk(workdir) for name in names if name != '.lock'}
+
+
+@pytest.mark.parametrize('item', ['meta', 'training'])
+def test_a_disk_that_does_not_answer_costs_no_checkpoint_and_no_records(trained, tmp_path, item):
+  workdir = shutil.copytree(trained[0], tmp_path / 'run')
+  largest = max((workdir / 'checkpoints' / '4' / item).rglob('*'), key=os.path.getsize)
+  hidden = largest.rename(tmp_path / 'hidden')
+  largest.symlink_to(largest)  # opening it is an error of the system, whoever asks
+  before, rows = _files(workdir), runs.rows(workdir)
+  with pytest.raises(UnreachableError, match='4/.*nothing has been changed'):
+    train.train(trained[1], str(workdir))
+  assert _files(workdir) == before
+  largest.unlink()
+  hidden.rename(largest)
+  assert int(train.train(trained[1], str(workdir)).step) == 4
+  assert runs.rows(workdir) == rows
+
+
+def test_the_model_of_init_from_is_taken(trained, tmp_path):
+  config = trained[1].copy_and_resolve_references()
+  config.init_from = f'{trained[0]}/best'
+  config.model.mapping_layers = None
+  found = start.with_model_of(config, str(tmp_path / 'new'))
+  assert found.model.mapping_layers == trained[1].model.mapping_layers
+
+
+def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_path):
+  config = trained[1].copy_and_resolve_references()
+  config.init_from = f'{trained[0]}/best'
+  config.train.projected_weight = 1.0
+  branches, heads = {'dis', 'dis_stage1'}, {'dis', 'dis_stage1', 'projected'}
+  workdir = str(tmp_path / 'with')
+
+  def begin(config, workdir):
+    networks, _ = start.make_networks(config)
+    checkpoints = start.open_checkpoints(config, workdir, num_images=1)
+    return checkpoints, start.initial_state(
+        config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
+
+  checkpoints, state = begin(config, workdir)
+  assert set(state.d_params) == heads
+  published = restore_networks(config.init_from).networks['d_params']
+  jax.tree.map(np.testing.assert_array_equal, published, {k: state.d_params[k] for k in branches})
+  checkpoints.save(state.replace(step=state.step + 1))
+  checkpoints.close()
+  _, resumed = begin(config, workdir)
+  jax.tree.map(np.testing.assert_array_equal, resumed.d_params, state.d_params)
+  config.init_from, config.train.projected_weight = workdir, 0.0
+  assert set(begin(config, str(tmp_path / 'without'))[1].d_params) == branches
+  to_torch.convert_file(workdir, str(tmp_path / 'weights.pth'), 'D')
+
+
+def test_losses_on_vgg16_need_vgg16(trained, monkeypatch):
+  config = trained[1].copy_and_resolve_references()
+  config.train.update(lpips_weight=1.0, vgg_weights='vgg19')
+  monkeypatch.setattr(start.feature_weights, 'load_vgg', lambda weights: ('vgg19', {}))
+  with pytest.raises(UserError, match='train.lpips_weight needs VGG16'):
+    start.make_networks(config)
