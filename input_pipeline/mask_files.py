@@ -8,10 +8,11 @@ from absl import logging
 import numpy as np
 from PIL import Image
 
-from input_pipeline import images, masks
-from input_pipeline.sources.folder import find_images
+from input_pipeline import masks
 from mat_jax.errors import UserError
-from mat_jax.mask_values import Mask, read_mask
+from mat_jax.runtime import images
+from mat_jax.runtime.folders import find_images
+from mat_jax.runtime.mask_values import load_mask
 
 ORDERS = ('auto', 'stem', 'cycle')
 
@@ -115,22 +116,6 @@ class MaskFiles:
           f'{self._folder!r} has no mask for {len(missing)} of {len(own)} images, {missing[0]!r} '
           "for one; add them, or set mask_order='cycle' to take the masks in turn")
     return None if missing else [sorted(files, key=_number) for files in own]
-
-
-def load_mask(path: str) -> Mask:
-  """Reads a mask file.
-
-  Args:
-    path: any image, of which what is white is kept; see `mat_jax.mask_values.read_mask`. What is
-      transparent counts as white.
-
-  Returns:
-    The mask.
-
-  Raises:
-    UserError: the file is no readable image.
-  """
-  return read_mask(images.load_levels(path))
 
 
 def _stem(path: str) -> str:

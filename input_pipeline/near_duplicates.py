@@ -6,7 +6,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
-from input_pipeline import images
+from mat_jax.runtime import images
 
 # Side of the perceptual hash: unrelated pictures with 8 bits a side are as near as versions of one.
 _HASH_SIDE = 16

@@ -11,19 +11,19 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import images
 from input_pipeline.mask_files import Masks, Requests
 from input_pipeline.portraits import Portraits
 from input_pipeline.sampling import global_indices, hashed, shuffled
 from input_pipeline.stream import (
-    Batch,
-    Buffers,
-    ImageLoader,
-    Stream,
-    Unreadable,
-    is_too_many,
+  Batch,
+  Buffers,
+  ImageLoader,
+  Stream,
+  Unreadable,
+  is_too_many,
 )
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 # Keep the random numbers of training and of evaluation apart for equal seeds.
 _TRAINING, _EVALUATION = 0, 1

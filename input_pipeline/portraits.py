@@ -10,10 +10,11 @@ import zipfile
 from absl import logging
 import numpy as np
 
-from input_pipeline import images
 from input_pipeline.sources import folder
-from input_pipeline.sources.source import Source, list_files
+from input_pipeline.sources.source import Source
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
+from mat_jax.runtime.folders import list_files
 
 SAMPLES = 'samples'
 SPLITS = ('train', 'validation', 'test')

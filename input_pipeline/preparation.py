@@ -13,10 +13,11 @@ import os
 import numpy as np
 from PIL import Image
 
-from input_pipeline import backgrounds, crops, heads, images, name_lists
+from input_pipeline import backgrounds, crops, heads, name_lists
 from input_pipeline.ahead import in_order
 from input_pipeline.attribution import Row
 from input_pipeline.portraits import Portraits
+from mat_jax.runtime import images
 
 TRANSPARENCIES = ('white', 'muted')
 # A picture longer than that is no portrait, and its resized form might not fit memory.

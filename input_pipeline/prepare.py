@@ -18,12 +18,12 @@ import shutil
 from absl import flags
 import tensorflow_datasets as tfds
 
-from input_pipeline import attribution, crops, images, name_lists
+from input_pipeline import attribution, crops, name_lists
 from input_pipeline.portraits import SAMPLES, Portraits, open_portraits
 from input_pipeline.preparation import TRANSPARENCIES, Settings
 from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPortraits
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.runtime import command_line, new_files
+from mat_jax.runtime import command_line, images, new_files
 
 
 def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: str | None = None,

@@ -14,6 +14,7 @@ import pytest
 
 import configs
 from configs import base
+from convert import feature_nets
 from eval.metrics import measuring
 from input_pipeline import from_config
 from mat_jax.nn import model_config
@@ -148,10 +149,11 @@ def _trace(networks, settings, features):
 @pytest.mark.parametrize('name', _NAMES)
 def test_step(name, traced):
   config = _config(name)
-  networks, features = start.make_networks(config)
+  features = feature_nets.for_training(config.train)
+  networks = start.make_networks(config, features)
   key = networks, _of_one_group(settings_lib.training_from_config(config))
   if key not in traced:
-    traced[key] = _trace(*key, features)
+    traced[key] = _trace(*key, features and features.params)
   before, after, losses = traced[key]
   assert after == before
   assert losses == (len(totals.LOSSES),)

@@ -18,8 +18,8 @@ import pytest
 
 from configs import demo
 from eval import evaluate
+import main
 from mat_jax.runtime import disk
-from mat_jax.training import train
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -53,7 +53,7 @@ def trained(tmp_path_factory) -> tuple[str, ml_collections.ConfigDict]:
   """A workdir after four steps, and its config."""
   workdir = str(tmp_path_factory.mktemp('trained'))
   config = tiny_config()
-  train.train(config, workdir, evaluate.make_validation(config))
+  main.train(config, workdir, evaluate.make_validation(config))
   return workdir, config
 
 

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   config = start.with_model_of(demo.get_config(), '')
-  networks, _ = start.make_networks(config)
+  networks = start.make_networks(config)
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
   state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
   step = programs.compiled_step(networks, options, mesh)

@@ -23,11 +23,12 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf
 
-from input_pipeline import images, masks, pipeline, prepare, stream
+from input_pipeline import masks, pipeline, prepare, stream
 from input_pipeline.mask_files import random_masks
 from input_pipeline.portraits import Portraits, open_portraits
 from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
+from mat_jax.runtime import images
 
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Length of a measurement.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Images in a batch.')

@@ -24,8 +24,8 @@ from eval.results import aggregates, pairs, record, tables
 from eval.results.pairs import Pairs
 from eval.results.record import Record
 from input_pipeline.ahead import in_order
-from input_pipeline.sources.folder import find_images
 from mat_jax.errors import UserError
+from mat_jax.runtime.folders import find_images
 
 
 @dataclasses.dataclass(frozen=True)

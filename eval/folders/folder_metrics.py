@@ -14,9 +14,8 @@ from eval.folders.image_folders import Comparison, Example, Facts
 from eval.metrics import measuring
 from eval.metrics.measuring import Models
 from eval.results.pairs import Pairs
-from input_pipeline import images
 from input_pipeline.ahead import in_order
-from mat_jax.runtime import sharding
+from mat_jax.runtime import images, sharding
 
 WITH_MASKS, WITHOUT_MASKS = 'files', 'none'
 

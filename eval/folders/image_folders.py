@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import images, mask_files
-from input_pipeline.sources.folder import find_images
 from mat_jax.errors import UserError
+from mat_jax.runtime import images, mask_values
+from mat_jax.runtime.folders import find_images
 
 _LISTED = 3  # names in a message
 
@@ -126,14 +126,14 @@ def pair(real: str, results: Sequence[str], masks: str | None = None) -> Compari
 
 
 def load(example: Example) -> Loaded:
-  """Reads an example; images as `images.load_image`, masks as `mask_files.load_mask` does.
+  """Reads an example; images as `images.load_image`, masks as `mask_values.load_mask` does.
 
   Raises:
     UserError: a file that cannot be read, or files of different size.
   """
   real = images.load_image(example.real)
   results = tuple(images.load_image(path) for path in example.results)
-  keep, grey = (None, 0) if example.mask is None else mask_files.load_mask(example.mask)
+  keep, grey = (None, 0) if example.mask is None else mask_values.load_mask(example.mask)
   for path, array in zip((*example.results, example.mask), (*results, keep), strict=True):
     if array is not None and array.shape[:2] != real.shape[:2]:
       raise UserError(f'{example.real!r} has {_size(real)} pixels and {path!r} has {_size(array)}; '

@@ -13,10 +13,10 @@ from eval.report.inputs import BASELINE, Content
 from eval.report.page import DPI
 from eval.report.tables import number
 from eval.results.picture_paths import mask_path, original_path, result_path
-from input_pipeline.images import load_image
-from input_pipeline.mask_files import load_mask
 from mat_jax.errors import UserError
 from mat_jax.runtime import image_grid
+from mat_jax.runtime.images import load_image
+from mat_jax.runtime.mask_values import load_mask
 
 COMPARISONS = 8
 CASES = 4

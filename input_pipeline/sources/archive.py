@@ -3,9 +3,9 @@
 import pathlib
 import zipfile
 
-from input_pipeline import images
 from input_pipeline.sources.source import Unsplit, check_names
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 _ENCRYPTED = 0x1  # bit of a member's flags
 

@@ -7,10 +7,10 @@ import pathlib
 
 from absl import logging
 
-from input_pipeline import images
 from input_pipeline.sources import genres
-from input_pipeline.sources.source import Unsplit, check_names, list_files
+from input_pipeline.sources.source import Unsplit, check_names
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 # The genre tables of ArtGAN's WikiArt: rows `Style/artist_title-year.jpg,6`.
 TABLES = ('genre_train.csv', 'genre_val.csv')
@@ -44,29 +44,6 @@ class FolderSource(Unsplit):
   def read(self, index: int) -> bytes:
     with open(self._root / self._names[index], 'rb') as file:
       return images.read_limited(file)
-
-
-def find_images(folder: str) -> list[str]:
-  """Finds the image files of a folder and the folders inside it.
-
-  Args:
-    folder: a folder; for what in it is left out see `list_files`.
-
-  Returns:
-    Paths, sorted as their relative POSIX paths are.
-
-  Raises:
-    UserError: the folder is missing, is a file or holds no images.
-  """
-  root = pathlib.Path(folder).expanduser()
-  if not root.is_dir():
-    problem = 'is a file' if root.exists() else 'does not exist'
-    raise UserError(f'the folder {folder!r} {problem}; give an existing folder of images')
-  names = [name for name in list_files(root)[0] if images.has_image_suffix(name)]
-  if not names:
-    raise UserError(f'the folder {folder!r} holds no images; put .jpg, .png, .webp or other image '
-                    'files there')
-  return [str(root / name) for name in names]
 
 
 def artgan(location: str, root: pathlib.Path, files: Sequence[str], genre: str) -> FolderSource:

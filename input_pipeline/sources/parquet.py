@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from input_pipeline import images
 from input_pipeline.sources import genres
 from input_pipeline.sources.source import Unsplit
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 _IMAGE = 'image'
 _GENRE = 'genre'

@@ -13,8 +13,8 @@ from google.protobuf import message
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from input_pipeline import images
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 _FEATURES = 'features.json'
 # TFDS imports the modules that the file of features names.

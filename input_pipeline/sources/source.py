@@ -1,8 +1,6 @@
 """What every kind of image collection offers, and which paths may be read for it."""
 
 from collections.abc import Iterable, Mapping
-import os
-import pathlib
 from typing import Protocol
 
 from mat_jax.errors import UserError
@@ -40,36 +38,6 @@ class Unsplit:
   splits = None
   split_seed = None
   resolution = None
-
-
-def list_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Lists a folder in depth.
-
-  Hidden files and folders (`.ipynb_checkpoints`, the `._*` files of macOS) are left
-  out, and symbolic links to folders are not followed.
-
-  Args:
-    root: a folder.
-
-  Returns:
-    POSIX paths relative to the folder, sorted, and of the links among them those that
-    lead out of it and are left out.
-  """
-  inside, outside = [], []
-  real_root = os.path.realpath(root)
-  for folder, subfolders, names in os.walk(root):
-    subfolders[:] = [name for name in subfolders if not name.startswith('.')]
-    for name in names:
-      if name.startswith('.'):
-        continue
-      path = os.path.join(folder, name)
-      leaves = os.path.islink(path) and not _is_inside(path, real_root)
-      (outside if leaves else inside).append(pathlib.Path(path).relative_to(root).as_posix())
-  return sorted(inside), sorted(outside)
-
-
-def _is_inside(path: str, real_root: str) -> bool:
-  return os.path.realpath(path).startswith(os.path.join(real_root, ''))
 
 
 def check_names(names: Iterable[str], where: str) -> None:

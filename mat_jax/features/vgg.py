@@ -13,7 +13,7 @@ output of that convolution, 'relu4_3' the same after the ReLU. AlexNet's are 'co
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,18 @@ _EPSILON = 1e-10
 ALEXNET_LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Pretrained(NamedTuple):
+  """A network with its published weights.
+
+  Attributes:
+    network: 'vgg16' or 'vgg19'.
+    params: its parameters; with 'lpips' beside them the weights of LPIPS on its layers.
+  """
+
+  network: str
+  params: Any
 
 
 def conv_names(network: str) -> tuple[str, ...]:

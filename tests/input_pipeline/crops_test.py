@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import crops, images
+from input_pipeline import crops
 from input_pipeline.heads import Head
+from mat_jax.runtime import images
 
 HEAD = Head(150, 100, 30)
 

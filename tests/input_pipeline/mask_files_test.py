@@ -8,6 +8,7 @@ import pytest
 
 from input_pipeline import mask_files, pipeline, portraits
 from mat_jax.errors import UserError
+from mat_jax.runtime import mask_values
 
 RESOLUTION = 16
 
@@ -90,7 +91,7 @@ def test_a_jpeg_mask_keeps_no_more_than_was_white(tmp_path):
   mask = np.zeros((64, 64), np.uint8)
   mask[:20, :20] = 255
   Image.fromarray(mask).save(tmp_path / 'a.jpg', quality=80)
-  keep, grey = mask_files.load_mask(str(tmp_path / 'a.jpg'))
+  keep, grey = mask_values.load_mask(str(tmp_path / 'a.jpg'))
   # Blocks of eight pixels that the edge runs through are no longer pure.
   assert keep[:16, :16].all() and not keep[mask == 0].any() and 0 < grey < 600
 
@@ -118,7 +119,7 @@ def test_every_kind_of_file_means_the_same(tmp_path, mode):
     image = Image.fromarray(mask).convert(mode)
   assert image.mode == {'0 and 1': 'L'}.get(mode, mode)
   image.save(tmp_path / 'a.png')
-  found = mask_files.load_mask(str(tmp_path / 'a.png'))
+  found = mask_values.load_mask(str(tmp_path / 'a.png'))
   np.testing.assert_array_equal(found.keep[..., 0], mask == 255)
   assert found.grey == grey
 
@@ -127,7 +128,7 @@ def test_what_is_transparent_is_kept(tmp_path):
   layer = np.zeros((16, 16, 4), np.uint8)  # a black brush on a transparent layer
   layer[:4, :, 3], layer[4:6, :, 3] = 255, 100
   Image.fromarray(layer).save(tmp_path / 'a.png')
-  keep, grey = mask_files.load_mask(str(tmp_path / 'a.png'))
+  keep, grey = mask_values.load_mask(str(tmp_path / 'a.png'))
   assert not keep[:6].any() and keep[6:].all() and grey == 32
 
 

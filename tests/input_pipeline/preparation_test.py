@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import backgrounds, images, preparation
+from input_pipeline import backgrounds, preparation
 from input_pipeline.portraits import open_portraits
 from input_pipeline.preparation import Settings
+from mat_jax.runtime import images
 from tests.support.figures import draw_figure
 
 SETTINGS = Settings(64)

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import demo
+from input_pipeline import from_config
+import main
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
 from mat_jax.runtime.preemption import Preemption
@@ -160,11 +162,11 @@ def _start(phase, workdir, seconds):
   if phase not in ('open_training', 'make_networks', 'initial_state'):
     run(workdir, phase, seconds)
     return
-  owner = train.from_config if phase == 'open_training' else train.start
+  owner = from_config if phase == 'open_training' else train.start
   config = demo.get_config()
   config.train.preemption_secs = seconds
   with mock.patch.object(owner, phase, stuck(getattr(owner, phase), 1)):
-    train.train(config, workdir)
+    main.train(config, workdir)
 
 
 def _fork(*arguments):
@@ -183,7 +185,7 @@ def _fork(*arguments):
   return child, os.fdopen(reader)
 
 
-def main():
+def run_phases():
   seconds, *phases = sys.argv[1:]
   phases = [phase.split('=') for phase in phases]
   children = [(phase, *_fork(phase, workdir, float(seconds))) for phase, workdir in phases]
@@ -206,4 +208,4 @@ def main():
 
 
 if __name__ == '__main__':
-  main()
+  run_phases()

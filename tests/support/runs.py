@@ -39,7 +39,7 @@ def metrics(workdir):
 def state(workdir, config):
   """The newest state."""
   config = start.with_model_of(config, workdir)
-  networks, _ = start.make_networks(config)
+  networks = start.make_networks(config)
   mesh = sharding.make_mesh()
   create = programs.compiled_create(networks, settings.training_from_config(config), mesh)
   like = reader.abstract_state(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import demo
+import main
 from mat_jax.checkpoints import step_directories
 from mat_jax.runtime import sharding
-from mat_jax.training import microbatch, programs, settings, train
+from mat_jax.training import microbatch, programs, settings
 from tests.conftest import tiny_config
 
 _BATCH_SIZE = 32
@@ -150,7 +151,7 @@ def test_training_resumes_with_the_microbatch_that_it_had(monkeypatch, tmp_path)
     config = tiny_config(steps)
     config.train.batch_size, config.train.total_kimg = 8, steps * 0.008
     config.train.microbatch = size
-    return jax.device_get(train.train(config, str(tmp_path / name)))
+    return jax.device_get(main.train(config, str(tmp_path / name)))
 
   run('whole', 1, 10**12)
   assert len(needed) == 1

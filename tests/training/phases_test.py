@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.measured import published_phases
 from configs import demo
+from convert import feature_nets
 from convert.feature_nets import load_lpips
 from eval.metrics import lpips
 from mat_jax import Discriminator, Generator
@@ -62,7 +63,8 @@ def optional_losses():
   config = demo.get_config()
   config.train.update(batch_size=4, lpips_weight=2.0, projected_weight=3.0, l1_weight=0.0)
   config.augment.pipeline = 'bgc'
-  networks, features = start.make_networks(config)
+  pretrained = feature_nets.for_training(config.train)
+  networks, features = start.make_networks(config, pretrained), pretrained.params
   options = settings.training_from_config(config)
   state = jax.jit(lambda key: train_state.create(
       key, networks.generator, networks.discriminator, options, networks.projected))(

@@ -19,7 +19,7 @@ def _curves(dtype):
   config.model.dtype, config.implementations = dtype, 'gpu'
   # At the demo's rate, 8e-3, any two runs part after a few dozen steps.
   config.optimizer.learning_rate, config.train.r1_gamma = 2e-4, 1.0
-  networks, _ = start.make_networks(config)
+  networks = start.make_networks(config)
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
   state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
   step = programs.compiled_step(networks, options, mesh)

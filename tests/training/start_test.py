@@ -5,12 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from convert import to_torch
+from convert import feature_nets, to_torch
+import main
 from mat_jax.checkpoints.reader import restore_networks
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import settings, start, train
+from mat_jax.training import settings, start
 from tests.support import runs
 
 
@@ -29,11 +30,11 @@ def test_a_disk_that_does_not_answer_costs_no_checkpoint_and_no_records(trained,
   largest.symlink_to(largest)  # opening it is an error of the system, whoever asks
   before, rows = _files(workdir), runs.rows(workdir)
   with pytest.raises(UnreachableError, match='4/.*nothing has been changed'):
-    train.train(trained[1], str(workdir))
+    main.train(trained[1], str(workdir))
   assert _files(workdir) == before
   largest.unlink()
   hidden.rename(largest)
-  assert int(train.train(trained[1], str(workdir)).step) == 4
+  assert int(main.train(trained[1], str(workdir)).step) == 4
   assert runs.rows(workdir) == rows
 
 
@@ -53,7 +54,7 @@ def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_pa
   workdir = str(tmp_path / 'with')
 
   def begin(config, workdir):
-    networks, _ = start.make_networks(config)
+    networks = start.make_networks(config)
     checkpoints = start.open_checkpoints(config, workdir, num_images=1)
     return checkpoints, start.initial_state(
         config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
@@ -74,6 +75,6 @@ def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_pa
 def test_losses_on_vgg16_need_vgg16(trained, monkeypatch):
   config = trained[1].copy_and_resolve_references()
   config.train.update(lpips_weight=1.0, vgg_weights='vgg19')
-  monkeypatch.setattr(start.feature_weights, 'load_vgg', lambda weights: ('vgg19', {}))
+  monkeypatch.setattr(feature_nets, 'load_vgg', lambda weights: ('vgg19', {}))
   with pytest.raises(UserError, match='train.lpips_weight needs VGG16'):
-    start.make_networks(config)
+    feature_nets.for_training(config.train)

@@ -9,13 +9,14 @@ from PIL import Image
 import pytest
 from tensorboard.util import tensor_util
 
-from convert import from_torch, to_torch
+from convert import feature_nets, from_torch, to_torch
 from eval import evaluate
 from input_pipeline import from_config
+import main
 from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding, workdir_lock
-from mat_jax.training import settings, start, train
+from mat_jax.training import settings, start
 from tests.conftest import tiny_config
 from tests.support import runs
 
@@ -23,7 +24,7 @@ from tests.support import runs
 def _fresh(config, workdir):
   """The state that a run begins with."""
   config = start.with_model_of(config, workdir)
-  networks, _ = start.make_networks(config)
+  networks = start.make_networks(config)
   checkpoints = start.open_checkpoints(config, workdir, 28)
   return start.initial_state(config, networks, settings.training_from_config(config),
                              sharding.make_mesh(), checkpoints)
@@ -58,7 +59,7 @@ def test_keeps_complete_checkpoints_only(trained):
 
 def test_logs_a_table_of_both_networks(trained, tmp_path, caplog):
   with caplog.at_level(logging.INFO):
-    train.train(trained[1], shutil.copytree(trained[0], tmp_path / 'copy'))
+    main.train(trained[1], shutil.copytree(trained[0], tmp_path / 'copy'))
   text = '\n'.join(record.message for record in caplog.records)
   first, second = text.index('Parameters of the generator'), text.index('of the discriminator')
   for name, table in (('synthesis/dec/block_64/conv1/conv/kernel', text[first:second]),
@@ -70,8 +71,8 @@ def test_logs_a_table_of_both_networks(trained, tmp_path, caplog):
 def test_a_second_start_resumes_bit_for_bit(trained, tmp_path):
   straight, config = trained
   workdir = str(tmp_path)
-  train.train(tiny_config(steps=2), workdir, evaluate.make_validation(config))
-  train.train(config, workdir, evaluate.make_validation(config))
+  main.train(tiny_config(steps=2), workdir, evaluate.make_validation(config))
+  main.train(config, workdir, evaluate.make_validation(config))
   jax.tree.map(np.testing.assert_array_equal, runs.state(workdir, config), runs.state(straight, config))
   assert runs.metrics(workdir) == runs.metrics(straight)
   assert runs.event_steps(workdir, 'loss/g') == [2, 4]
@@ -86,10 +87,10 @@ def test_a_signal_amid_an_evaluation_leaves_no_trace(trained, tmp_path):
     os.kill(os.getpid(), signal.SIGTERM)
     return evaluate.make_validation(config)(networks, variables, should_stop)
 
-  state = train.train(config, workdir, interrupted)
+  state = main.train(config, workdir, interrupted)
   assert calls == [False] and int(state.step) == 2
   assert not os.path.exists(os.path.join(workdir, 'stats.jsonl')), 'the tick is not complete'
-  train.train(config, workdir, evaluate.make_validation(config))
+  main.train(config, workdir, evaluate.make_validation(config))
   jax.tree.map(np.testing.assert_array_equal, runs.state(workdir, config), runs.state(straight, config))
   assert runs.metrics(workdir) == runs.metrics(straight)
   for name in ('loss/g', 'validation/psnr'):
@@ -100,7 +101,7 @@ def test_records_newer_than_the_checkpoint_are_made_again(trained, tmp_path):
   straight, config = trained
   workdir = str(shutil.copytree(straight, tmp_path / 'copy'))
   shutil.rmtree(os.path.join(workdir, 'checkpoints', '4'))
-  train.train(config, workdir, evaluate.make_validation(config))
+  main.train(config, workdir, evaluate.make_validation(config))
   assert runs.metrics(workdir) == runs.metrics(straight)
   assert runs.event_steps(workdir, 'loss/g') == [2, 4]
 
@@ -117,7 +118,7 @@ def test_unreadable_images_are_in_the_metrics(trained, tmp_path):
   level = np.rint((next(stream)['image'][1, 0, 0, 0] + 1) * 127.5).astype(int)
   (tmp_path / 'images' / f'{level:03}.png').write_bytes(b'broken')
   workdir = str(shutil.copytree(trained[0], tmp_path / 'workdir'))
-  assert int(train.train(config, workdir).step) == 5
+  assert int(main.train(config, workdir).step) == 5
   assert runs.rows(workdir)[-1]['step'] == 5 and runs.rows(workdir)[-1]['data/unreadable_images'] == 1
 
 
@@ -154,7 +155,7 @@ def test_a_fresh_discriminator_catches_up_before_the_generator_moves(trained, tm
     config.init_from = begin
     config.train.discriminator_warmup_kimg = 0.008
     with caplog.at_level(logging.INFO):
-      train.train(config, workdir)
+      main.train(config, workdir)
   assert 'fresh one is trained for 0.008 kimg' in caplog.text
   given = reader.restore_networks(begin).networks
   warm, final = (reader.restore_networks(f'{workdir}/checkpoints/{step}').networks
@@ -185,7 +186,7 @@ def test_losses_that_are_not_finite_end_the_run_with_the_last_good_checkpoint(
                                  d_params=poisoned))
   checkpoints.close()
   with pytest.raises(UserError, match='step 8, after 3 steps in a row .*: loss/g is nan'):
-    train.train(config, workdir)
+    main.train(config, workdir)
   assert 'Step 6: loss/g is nan, loss/g_stage1 is nan, loss/d is nan' in caplog.text
   assert '(2 in a row)' in caplog.text
   best = min(runs.rows(trained[0]), key=lambda row: row['validation/lpips_alex'])['step']
@@ -198,8 +199,8 @@ def test_says_which_perceptual_network_it_takes(trained, caplog):
   config = trained[1].copy_and_resolve_references()
   config.train.pcp_ratio = 0.1
   with caplog.at_level(logging.INFO):
-    networks, features = start.make_networks(config)
-  assert networks.feature_network == 'vgg16' and 'conv5_3' in features
+    network, params = feature_nets.for_training(config.train)
+  assert network == 'vgg16' and 'conv5_3' in params
   assert 'VGG16' in caplog.text and 'vgg_weights' in caplog.text
 
 
@@ -248,7 +249,7 @@ def test_mistakes_are_named_and_leave_no_workdir(field, value, message, tmp_path
   config.update_from_flattened_dict({field: value})
   workdir = str(tmp_path / 'run')
   with pytest.raises(UserError, match=message):
-    train.train(config, workdir)
+    main.train(config, workdir)
   assert not os.path.exists(workdir)
 
 
@@ -262,10 +263,10 @@ def test_a_resumed_run_that_differs_is_refused(trained, field, value, message):
   config = config.copy_and_resolve_references()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=message):
-    train.train(config, workdir)
+    main.train(config, workdir)
 
 
 def test_another_run_in_the_workdir_is_refused(trained):
   workdir, config = trained
   with workdir_lock.hold(workdir), pytest.raises(UserError, match='another run.*' + workdir):
-    train.train(config, workdir)
+    main.train(config, workdir)

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import images, portraits
+from input_pipeline import portraits
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 
 def png(level):

@@ -4,8 +4,8 @@ from PIL import Image
 import pytest
 
 from input_pipeline import portraits
-from input_pipeline.sources import folder
 from mat_jax.errors import UserError
+from mat_jax.runtime import folders
 
 ROWS = {
     'Baroque/rembrandt_self-portrait-1660.jpg': 6,
@@ -96,11 +96,11 @@ def test_find_images(tmp_path):
   (tmp_path / 'b').mkdir()
   for name in ('b/2.png', 'a.jpg', 'notes.txt', '.hidden.png'):
     (tmp_path / name).write_bytes(b'')
-  assert folder.find_images(str(tmp_path)) == [f'{tmp_path}/a.jpg', f'{tmp_path}/b/2.png']
+  assert folders.find_images(str(tmp_path)) == [f'{tmp_path}/a.jpg', f'{tmp_path}/b/2.png']
   for name, message in (('missing', 'does not exist'), ('a.jpg', 'is a file'), ('c', 'no images')):
     (tmp_path / 'c').mkdir(exist_ok=True)
     with pytest.raises(UserError, match=message):
-      folder.find_images(str(tmp_path / name))
+      folders.find_images(str(tmp_path / name))
 
 
 def test_a_table_of_many_rows(tmp_path):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mat_jax import mask_values
 from mat_jax.errors import UserError
+from mat_jax.runtime import mask_values
 
 _SHARES = np.array([[0, 0.5, 0.999], [1, 1, 0]])  # of white
 

@@ -4,10 +4,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import images
 from mat_jax.errors import UserError
-from mat_jax.inference import inpaint
-from mat_jax.inference.inpaint import Inpainter, Window
+from mat_jax.inference import image_files
+from mat_jax.inference.inpainter import Inpainter, Window, find_window
+from mat_jax.runtime import images
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +90,7 @@ def test_arrays_mean_what_files_mean(inpainter, caplog):
 def test_windows_hold_the_hole_and_stay_inside(size, hole, expected):
   array = np.zeros(size, bool)
   array[hole[0]:hole[1], hole[2]:hole[3]] = True
-  assert inpaint.find_window(array, 64) == expected
+  assert find_window(array, 64) == expected
 
 
 def _folder(path, names, size=(64, 64)):
@@ -103,10 +103,10 @@ def _folder(path, names, size=(64, 64)):
 def test_files_are_matched_by_stem(tmp_path):
   image_folder = _folder(tmp_path / 'i', ['b.jpg', 'a.png'])
   masks = _folder(tmp_path / 'm', ['a.png', 'b.png', 'c.png'])
-  pairs = [tuple(os.path.basename(p) for p in pair) for pair in inpaint.match_files(image_folder, masks)]
+  pairs = [tuple(os.path.basename(p) for p in pair) for pair in image_files.match_files(image_folder, masks)]
   assert pairs == [('a.png', 'a.png'), ('b.jpg', 'b.png')]
   one = os.path.join(masks, 'a.png')
-  assert [mask for _, mask in inpaint.match_files(image_folder, one)] == [one, one]
+  assert [mask for _, mask in image_files.match_files(image_folder, one)] == [one, one]
 
 
 @pytest.mark.parametrize('image_names,mask_names,message', [
@@ -115,7 +115,7 @@ def test_files_are_matched_by_stem(tmp_path):
 def test_files_that_do_not_match(tmp_path, image_names, mask_names, message):
   image_folder = _folder(tmp_path / 'i', image_names)
   with pytest.raises(UserError, match=message):
-    inpaint.match_files(image_folder, _folder(tmp_path / 'm', mask_names))
+    image_files.match_files(image_folder, _folder(tmp_path / 'm', mask_names))
 
 
 def test_writes_png_files_and_checks_before_it_starts(trained, tmp_path):
@@ -126,11 +126,11 @@ def test_writes_png_files_and_checks_before_it_starts(trained, tmp_path):
   Image.new('L', (50, 60)).save(tmp_path / 'm' / 'b.png')
   config.inpaint.output = str(tmp_path / 'out')
   with pytest.raises(UserError, match='b.png is 50 x 60, its image .* 50 x 70'):
-    inpaint.inpaint_files(config, workdir)
+    image_files.inpaint_files(config, workdir)
   assert not os.path.exists(tmp_path / 'out')
   Image.new('L', (50, 70)).save(tmp_path / 'm' / 'b.png')
   config.inpaint.num_samples = 2
-  inpaint.inpaint_files(config, workdir)
+  image_files.inpaint_files(config, workdir)
   assert sorted(os.listdir(tmp_path / 'out')) == ['a_0.png', 'a_1.png', 'b_0.png', 'b_1.png']
   kept = np.asarray(Image.open(tmp_path / 'out' / 'a_0.png'))
   assert np.all(kept == 255)
@@ -157,8 +157,8 @@ def test_processes_share_the_images(trained, files, monkeypatch):
   for index in range(2):
     monkeypatch.setattr('jax.process_count', lambda: 2)
     monkeypatch.setattr('jax.process_index', lambda index=index: index)
-    monkeypatch.setattr(inpaint.cluster, 'barrier', met.append)
-    inpaint.inpaint_files(files, trained[0])
+    monkeypatch.setattr(image_files.cluster, 'barrier', met.append)
+    image_files.inpaint_files(files, trained[0])
     written.append(sorted(os.listdir(files.inpaint.output)))
     for name in written[-1]:
       os.remove(os.path.join(files.inpaint.output, name))
@@ -179,7 +179,7 @@ def test_every_file_is_decoded_once(trained, files, monkeypatch, shared, caplog)
 
   monkeypatch.setattr(images, 'read_limited', read_and_count)
   with caplog.at_level('WARNING'):
-    inpaint.inpaint_files(files, trained[0])
+    image_files.inpaint_files(files, trained[0])
   masks = ['masks/b.png'] if shared else [f'masks/{name}.png' for name in 'abcde']
   assert sorted(decoded) == [f'images/{name}.png' for name in 'abcde'] + masks
   notices = [message for message in caplog.messages if 'neither black nor white' in message]
@@ -196,7 +196,7 @@ def test_a_broken_file_is_named_when_the_others_are_written(trained, files):
       file.write(data[:60])
   with pytest.raises(UserError, match=r'2 of 5 images are not done, the others are: the image '
                      r'.*images/b.png. cannot be read .*\(and 1 more, see above\)'):
-    inpaint.inpaint_files(files, trained[0])
+    image_files.inpaint_files(files, trained[0])
   assert sorted(os.listdir(files.inpaint.output)) == ['a.png', 'c.png', 'e.png']
 
 
@@ -212,5 +212,5 @@ def test_a_png_that_tells_at_its_end_that_it_lies_on_its_side(trained, files):
   with open(path, 'wb') as file:
     file.write(data[:start] + data[end:-12] + data[start:end] + data[-12:])
   assert images.read_size(path) == (50, 70)
-  inpaint.inpaint_files(files, trained[0])
+  image_files.inpaint_files(files, trained[0])
   assert Image.open(os.path.join(files.inpaint.output, 'c.png')).size == (70, 50)

@@ -1,4 +1,4 @@
-"""What a mask says of each pixel, the same for arrays and for files, in NumPy alone.
+"""What a mask says of each pixel, the same for arrays and for files.
 
 White is kept, and all else is hole: what a soft brush left grey is not known for certain.
 """
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 
 class Mask(NamedTuple):
@@ -51,6 +52,22 @@ def read_mask(values: np.ndarray) -> Mask:
   keep = (values == white).all(-1, keepdims=True)
   black = (values == 0).all(-1, keepdims=True)
   return Mask(keep, int(np.count_nonzero(~(keep | black))))
+
+
+def load_mask(path: str) -> Mask:
+  """Reads a mask file.
+
+  Args:
+    path: any image, of which what is white is kept; see `read_mask`. What is
+      transparent counts as white.
+
+  Returns:
+    The mask.
+
+  Raises:
+    UserError: the file is no readable image.
+  """
+  return read_mask(images.load_levels(path))
 
 
 def _white(values: np.ndarray) -> int:

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageFile
 import pytest
 
-from input_pipeline import images
 from mat_jax.errors import UserError
+from mat_jax.runtime import images
 
 
 def gradient(height=40, width=30):
