@@ -21,8 +21,8 @@ from configs import base
 from mat_jax.features import vgg
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
-from mat_jax.training import draws, phases, programs, settings, train_step
-from mat_jax.training.phases import Networks
+from mat_jax.training import aot, gradients, objectives, random_inputs, settings, train_step
+from mat_jax.training.objectives import Networks
 from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState, create
 
@@ -74,29 +74,29 @@ class AbstractStep:
   mesh: Mesh | None
   state: TrainState
   features: Tree
-  batch: phases.Batch
+  batch: objectives.Batch
 
   @property
-  def context(self) -> train_step.Context:
+  def context(self) -> gradients.Context:
     """What the phases of the step need."""
-    return train_step.Context(self.networks, self.settings, self.mesh)
+    return gradients.Context(self.networks, self.settings, self.mesh)
 
   def generator(self) -> Program:
     """Inference with constant noise: images and masks -> result and stage one."""
     shapes = jax.eval_shape(self._draw, self.state)
-    z, keep_maps = self._place((shapes.z, shapes.keep_maps), by_batch=True)
+    z, keep_masks = self._place((shapes.z, shapes.keep_masks), by_batch=True)
 
-    def run(params: Tree, buffers: Tree, batch: phases.Batch, z: jax.Array,
-            keep_maps: Tree) -> tuple[jax.Array, jax.Array]:
+    def run(params: Tree, buffers: Tree, batch: objectives.Batch, z: jax.Array,
+            keep_masks: Tree) -> tuple[jax.Array, jax.Array]:
       return self.networks.generator.apply(
           {'params': params, 'buffers': buffers}, batch['image'], batch['mask'], z,
-          keep_maps=keep_maps)
+          keep_masks=keep_masks)
 
-    return jax.jit(run), (self.state.ema_params, self.state.ema_buffers, self.batch, z, keep_maps)
+    return jax.jit(run), (self.state.ema_params, self.state.ema_buffers, self.batch, z, keep_masks)
 
   def discriminator(self) -> Program:
     """Images, masks and the images again for stage one -> logits of both branches."""
-    def run(params: Tree, batch: phases.Batch) -> tuple[jax.Array, jax.Array]:
+    def run(params: Tree, batch: objectives.Batch) -> tuple[jax.Array, jax.Array]:
       return self.networks.discriminator.apply(
           {'params': params}, batch['image'], batch['mask'], batch['image'])
 
@@ -107,21 +107,21 @@ class AbstractStep:
     arguments = self.state, self.features, self.batch
     if self.mesh is None:
       return jax.jit(train_step.make_train_step(self.context), donate_argnums=0), arguments
-    return programs.compiled_step(self.networks, self.settings, self.mesh), arguments
+    return aot.compiled_step(self.networks, self.settings, self.mesh), arguments
 
   def main_step(self) -> Program:
     """The step without R1: Gmain, Dmain, both steps of Adam and the moving average."""
-    def run(state: TrainState, features: Tree, batch: phases.Batch) -> TrainState:
+    def run(state: TrainState, features: Tree, batch: objectives.Batch) -> TrainState:
       g_key, d_key = jax.random.split(jax.random.wrap_key_data(state.key))
       state, _ = train_step.update_generator(state, features, batch, g_key, self.context)
       state, _ = train_step.update_discriminator(state, features, batch, d_key, self.context)
-      return train_step.move_average(state, self.settings)
+      return train_step.update_ema(state, self.settings)
 
     return self._jit(run), (self.state, self.features, self.batch)
 
   def regularizer(self) -> Program:
     """Dreg and its step of Adam, once every `settings.r1_interval` steps."""
-    def run(state: TrainState, batch: phases.Batch) -> TrainState:
+    def run(state: TrainState, batch: objectives.Batch) -> TrainState:
       key = jax.random.wrap_key_data(state.key)
       return train_step.regularize_discriminator(state, batch, key, self.context)[0]
 
@@ -133,16 +133,16 @@ class AbstractStep:
              for name in ('g_params', 'd_params')}
     return 4 * (count['g_params'] + 2 * count['d_params'])
 
-  def _draw(self, state: TrainState) -> draws.Draws:
+  def _draw(self, state: TrainState) -> random_inputs.RandomInputs:
     key = jax.random.wrap_key_data(state.key)
-    return draws.draw(key, self.networks.generator, state.g_buffers, state.augment.probability,
+    return random_inputs.sample(key, self.networks.generator, state.g_buffers, state.augment.probability,
                       self.settings)
 
   def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
     if self.mesh is None:
       return jax.jit(function, donate_argnums=0)
     return jax.jit(function, out_shardings=sharding.replicated(self.mesh), donate_argnums=0,
-                   compiler_options=programs.compiler_options(self.mesh))
+                   compiler_options=aot.compiler_options(self.mesh))
 
   def _place(self, tree: Tree, by_batch: bool = False) -> Tree:
     return _placed(tree, self.mesh, by_batch)

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Seed of weights, data order, masks and all noise.
   config.seed = 0
-  # Images, in whatever they are: a folder (searched in depth), a zip archive, ArtGAN's
+  # Images, in whatever they are: a folder (searched recursively), a zip archive, ArtGAN's
   # WikiArt with its genre tables, parquet shards as of huggan/wikiart, a data set made by
   # `python -m input_pipeline.prepare`; 'samples' takes the shipped portraits.
   config.data_dir = ''
@@ -111,7 +111,7 @@ def _train() -> ml_collections.ConfigDict:
   train.preemption_secs = 20.0
   # Steps in a row with a loss that is not finite after which the run stops.
   train.max_nonfinite_steps = 10
-  # Number of steps to profile, the third step of a sitting being the first; the trace is
+  # Number of steps to profile, the third step of a session being the first; the trace is
   # for TensorBoard's profile plugin. 0 for none.
   train.profile_steps = 0
   # Validation images shown in the sample grids.

@@ -19,11 +19,11 @@ from eval.metrics import batching, image_metrics, measuring
 from eval.metrics.measuring import Models
 from eval.results.pairs import Pairs
 from input_pipeline import from_config
-from input_pipeline.portraits import Portraits
+from input_pipeline.image_dataset import ImageDataset
 from mat_jax.inference import completion
 from mat_jax.nn.generator import Generator
 from mat_jax.runtime import sharding
-from mat_jax.training import programs
+from mat_jax.training import aot
 
 MODEL, MEAN_COLOUR = 'MAT', 'mean colour'
 
@@ -81,7 +81,7 @@ def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Calla
     return found | {'pictures': numbers | pictures,
                     'hole_ratio': jnp.mean(1.0 - mask, axis=(1, 2, 3))}
 
-  return programs.across_processes(
+  return aot.across_processes(
       jax.jit(step, out_shardings=sharding.replicated(mesh)), 'the evaluation')
 
 
@@ -110,7 +110,7 @@ def complete_split(
   mesh = sharding.make_mesh()
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
   variables, models = sharding.replicate((variables, models), mesh)
-  step = batching.FittingBatches(functools.partial(
+  step = batching.BatchSizeFinder(functools.partial(
       _make_step(generator, mesh, config.eval.truncation_psi), variables, models), mesh)
   portraits, masks = from_config.open_evaluation(config, split, mask_set)
   stream, count = from_config.evaluation_stream(
@@ -135,7 +135,7 @@ def _valid_rows(out: dict[str, Any]) -> dict[str, Any]:
   return out if valid.all() else jax.tree.map(lambda x: x[valid], out)
 
 
-def _completed(table: dict[str, Any], portraits: Portraits, mask_set: str) -> Completed:
+def _completed(table: dict[str, Any], portraits: ImageDataset, mask_set: str) -> Completed:
   index = table['image_index']
   pairs = Pairs(
       masks=np.full(len(index), mask_set), image_index=index,
@@ -150,7 +150,7 @@ def _seeds(batch: Arrays, options: ml_collections.ConfigDict) -> np.ndarray:
   return ((options.seed * 0x9E3779B1 + pair) % 2**32).astype(np.uint32)
 
 
-def features_of(config: ml_collections.ConfigDict, portraits: Portraits, models: Models,
+def features_of(config: ml_collections.ConfigDict, portraits: ImageDataset, models: Models,
                 title: str, should_stop: Callable[[], bool] = lambda: False
                 ) -> tuple[np.ndarray, Arrays] | None:
   """Features of images as they are.

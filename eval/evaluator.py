@@ -19,7 +19,7 @@ from eval.results.pairs import Pairs, join, match
 from eval.results.record import Distance, Record
 from input_pipeline import from_config
 from input_pipeline.stream import is_too_many
-from mat_jax.checkpoints.reader import EmaCheckpoint, fit_model
+from mat_jax.checkpoints.reader import EmaCheckpoint, resolve_model_config
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
 
@@ -77,7 +77,7 @@ class Evaluator:
     config = self.config
     if baseline is not None:
       self._check_baseline(baseline)
-    model = fit_model(config.model, checkpoint.model, checkpoint.path)
+    model = resolve_model_config(config.model, checkpoint.model, checkpoint.path)
     generator = model_config.generator_from_config(model, config.implementations)
     completed = {}
     for mask_set in from_config.mask_sets(config.eval):
@@ -95,7 +95,7 @@ class Evaluator:
         split=config.eval.split, masks_per_image=config.eval.masks_per_image,
         unreadable=max(part.unreadable for part in completed.values()), settings=self.settings,
         mask_sets=aggregates.by_mask_set(pairs, comparisons, self._distances(completed), seed),
-        bands=aggregates.by_hole_ratio(pairs, comparisons, seed), notes=self._notes,
+        bins=aggregates.by_hole_ratio(pairs, comparisons, seed), notes=self._notes,
         source=source), pairs)
 
   def _check_baseline(self, baseline: Pairs) -> None:

@@ -43,7 +43,7 @@ def _generator(name: str) -> np.random.Generator:
 
 
 def _muted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Draws a background for RGBA pixels: float32 [H, W, 3] in [0, 255]."""
+  """RandomInputs a background for RGBA pixels: float32 [H, W, 3] in [0, 255]."""
   color = _palette_color(pixels, rng)
   luminance = 255 * rng.uniform(*_LUMINANCE)
   grey = color @ _WEIGHTS
@@ -56,7 +56,7 @@ def _muted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _palette_color(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Draws a colour of the opaque pixels, frequent ones more often: float64 [3]."""
+  """RandomInputs a colour of the opaque pixels, frequent ones more often: float64 [3]."""
   opaque = pixels[pixels[..., 3] >= _OPAQUE][:, :3]
   if not len(opaque):
     return np.full(3, 128.0)
@@ -67,7 +67,7 @@ def _palette_color(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shade(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-  """Draws a gradient with clouds: float32 [H, W] around 1."""
+  """RandomInputs a gradient with clouds: float32 [H, W] around 1."""
   height, width = size
   angle = rng.uniform(0, 2 * np.pi)
   y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]

@@ -8,7 +8,7 @@ import apache_beam as beam
 import tensorflow_datasets as tfds
 
 from input_pipeline import preparation, split_plan
-from input_pipeline.portraits import SPLITS, Portraits, open_portraits
+from input_pipeline.image_dataset import SPLITS, ImageDataset, open_dataset
 from input_pipeline.wikiart_portraits import WikiartPortraits, write_report
 
 # Position in the collection and what became of the image.
@@ -20,10 +20,10 @@ class _Prepare(beam.DoFn):
 
   def __init__(self, location: str, genre: str, settings: preparation.Settings):
     self._location, self._genre, self._settings = location, genre, settings
-    self._portraits: Portraits | None = None
+    self._portraits: ImageDataset | None = None
 
   def setup(self) -> None:
-    self._portraits = open_portraits(self._location, self._genre)
+    self._portraits = open_dataset(self._location, self._genre)
 
   def process(self, position: int) -> Iterator[_Item]:
     yield position, preparation.prepare_image(self._portraits, position, self._settings)

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import masks
-from input_pipeline.portraits import Portraits, open_portraits
+from input_pipeline.image_dataset import ImageDataset, open_dataset
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.runtime import command_line
 
 
 def export(
-    portraits: Portraits, output: str, resolution: int, mask_preset: str, seed: int) -> int:
+    portraits: ImageDataset, output: str, resolution: int, mask_preset: str, seed: int) -> int:
   """Writes every image with a mask of its own.
 
   Args:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
-  portraits = open_portraits(values.data_dir, values.genre).split(values.split)
+  portraits = open_dataset(values.data_dir, values.genre).split(values.split)
   count = export(portraits, values.output, values.resolution, values.mask_preset, values.seed)
   print(f'{count} images with masks in {values.output}')
 

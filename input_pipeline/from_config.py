@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 
 from input_pipeline import mask_files, pipeline
-from input_pipeline.portraits import Portraits, open_portraits
+from input_pipeline.image_dataset import ImageDataset, open_dataset
 from input_pipeline.stream import Stream
 from mat_jax.errors import UserError
 from mat_jax.runtime import images
@@ -13,7 +13,7 @@ from mat_jax.runtime import images
 FILES = 'files'  # the set of masks that come from a folder
 
 
-def open_split(config: ml_collections.ConfigDict, split: str) -> Portraits:
+def open_split(config: ml_collections.ConfigDict, split: str) -> ImageDataset:
   """Opens the images of a split of `config.data_dir`.
 
   Raises:
@@ -21,7 +21,7 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> Portraits:
       smaller model.
   """
   images.check_crop(config.data.crop)
-  portraits = open_portraits(config.data_dir, config.data.genre)
+  portraits = open_dataset(config.data_dir, config.data.genre)
   stored = portraits.source.resolution
   if stored is not None and stored < config.model.resolution:
     raise UserError(f'{config.data_dir!r} was prepared with {stored} pixels a side, '
@@ -31,7 +31,7 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> Portraits:
 
 
 def open_training(
-    config: ml_collections.ConfigDict) -> tuple[Portraits, mask_files.Masks]:
+    config: ml_collections.ConfigDict) -> tuple[ImageDataset, mask_files.Masks]:
   """Opens what a training run reads, and tries what it will evaluate on.
 
   Raises:
@@ -62,7 +62,7 @@ def mask_sets(options: ml_collections.ConfigDict) -> list[str]:
 
 
 def open_evaluation(config: ml_collections.ConfigDict, split: str,
-                    mask_set: str) -> tuple[Portraits, mask_files.Masks]:
+                    mask_set: str) -> tuple[ImageDataset, mask_files.Masks]:
   """Opens a split and a set of its fixed masks.
 
   Raises:
@@ -76,7 +76,7 @@ def open_evaluation(config: ml_collections.ConfigDict, split: str,
 
 
 def _open_masks(config: ml_collections.ConfigDict, options: ml_collections.ConfigDict,
-                portraits: Portraits, seed: int, preset: str) -> mask_files.Masks:
+                portraits: ImageDataset, seed: int, preset: str) -> mask_files.Masks:
   """Opens the masks that `config.data` or `config.eval`, the options, ask for."""
   resolution = config.model.resolution
   if not options.mask_dir:
@@ -86,7 +86,7 @@ def _open_masks(config: ml_collections.ConfigDict, options: ml_collections.Confi
 
 
 def training_stream(
-    config: ml_collections.ConfigDict, portraits: Portraits, masks: mask_files.Masks,
+    config: ml_collections.ConfigDict, portraits: ImageDataset, masks: mask_files.Masks,
     start_index: int, process_index: int, process_count: int) -> Stream:
   """Streams the training batches from the one numbered `start_index` on."""
   return pipeline.training_batches(
@@ -96,7 +96,7 @@ def training_stream(
 
 
 def evaluation_stream(
-    config: ml_collections.ConfigDict, portraits: Portraits, masks: mask_files.Masks,
+    config: ml_collections.ConfigDict, portraits: ImageDataset, masks: mask_files.Masks,
     process_index: int, process_count: int) -> tuple[Stream, int]:
   """Streams images with their fixed masks, and counts the batches."""
   options = config.eval
@@ -107,7 +107,7 @@ def evaluation_stream(
   return stream, -(-len(portraits) * options.masks_per_image // options.batch_size)
 
 
-def image_stream(config: ml_collections.ConfigDict, portraits: Portraits, process_index: int,
+def image_stream(config: ml_collections.ConfigDict, portraits: ImageDataset, process_index: int,
                  process_count: int) -> tuple[Stream, int]:
   """Streams images once each, with masks that keep all, and counts the batches."""
   batch_size = config.eval.batch_size
@@ -122,7 +122,7 @@ def _keep_all(requests: mask_files.Requests, out: np.ndarray) -> None:
   out.fill(1)
 
 
-def other_images(config: ml_collections.ConfigDict, split: str, count: int) -> Portraits | None:
+def other_images(config: ml_collections.ConfigDict, split: str, count: int) -> ImageDataset | None:
   """Images that are not in a split, `count` of them if there are as many, else all.
 
   Args:
@@ -138,7 +138,7 @@ def other_images(config: ml_collections.ConfigDict, split: str, count: int) -> P
   if not rest.size:
     return None
   rng = np.random.default_rng(config.eval.seed)
-  return Portraits(everything.source, sorted(rng.permutation(rest)[:count].tolist()))
+  return ImageDataset(everything.source, sorted(rng.permutation(rest)[:count].tolist()))
 
 
 def sample_batch(config: ml_collections.ConfigDict, count: int) -> pipeline.Batch:

@@ -52,7 +52,7 @@ class MaskFiles:
     """Lists the files and checks their sizes, which their headers tell.
 
     Args:
-      folder: image files, searched in depth; what is white is kept, see `load_mask`.
+      folder: image files, searched recursively; what is white is kept, see `load_mask`.
       resolution: the side that every mask must have, in pixels.
       stems: returns the names of the images without their endings; called where they
         matter. The masks of `a/b` are `b.png`, or `b_0.png`, `b_1.png` and so on.

@@ -54,7 +54,7 @@ def random_mask(
     preset: str,
     hole_range: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-  """Draws the random mask that belongs to a seed; see `fill_random_masks`.
+  """RandomInputs the random mask that belongs to a seed; see `fill_random_masks`.
 
   Args:
     seed: any integer; taken modulo 2**64. Equal arguments give equal masks.
@@ -81,7 +81,7 @@ def fill_random_masks(
     preset: str,
     hole_range: tuple[float, float] = (0.0, 1.0),
 ) -> None:
-  """Draws the random masks that belong to seeds, each whatever the others are.
+  """RandomInputs the random masks that belong to seeds, each whatever the others are.
 
   The numbers of shapes are the published ones of 256 x 256 up to that resolution
   and of 512 x 512 above it. Sizes grow with the resolution, but the brush is as
@@ -183,7 +183,7 @@ def _boxes(numbers: np.ndarray, resolution: int, max_side: int) -> list[list[lis
 def _strokes(
     rngs: Sequence[np.random.Generator], resolution: int, limit: int
 ) -> tuple[np.ndarray, list[list[int]], list[list[int]]]:
-  """Draws the brush strokes of masks, fewer than `limit` each.
+  """RandomInputs the brush strokes of masks, fewer than `limit` each.
 
   Returns:
     Zigzag walks as (x, y) in 1/2**_SHIFT pixels, int32 [n, limit - 1, _MAX_VERTICES, 2];

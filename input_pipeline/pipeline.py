@@ -11,8 +11,8 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from input_pipeline.image_dataset import ImageDataset
 from input_pipeline.mask_files import Masks, Requests
-from input_pipeline.portraits import Portraits
 from input_pipeline.sampling import global_indices, hashed, shuffled
 from input_pipeline.stream import (
   Batch,
@@ -30,7 +30,7 @@ _TRAINING, _EVALUATION = 0, 1
 
 
 def training_batches(
-    portraits: Portraits,
+    portraits: ImageDataset,
     masks: Masks,
     *,
     resolution: int,
@@ -81,7 +81,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    portraits: Portraits,
+    portraits: ImageDataset,
     masks: Masks,
     *,
     resolution: int,
@@ -134,7 +134,7 @@ def evaluation_batches(
 class _Batches:
   """What the makers of batches share; see `training_batches` for the fields."""
 
-  portraits: Portraits
+  portraits: ImageDataset
   masks: Masks
   resolution: int
   batch_size: int

@@ -16,7 +16,7 @@ from PIL import Image
 from input_pipeline import backgrounds, crops, heads, name_lists
 from input_pipeline.ahead import in_order
 from input_pipeline.attribution import Row
-from input_pipeline.portraits import Portraits
+from input_pipeline.image_dataset import ImageDataset
 from mat_jax.runtime import images
 
 TRANSPARENCIES = ('white', 'muted')
@@ -41,7 +41,7 @@ class Settings:
     held_out: names of the test split, see `name_lists.matches`; without any it is drawn.
     leave_out: names of pictures that are not read, unless they are held out.
     credits: who made the pictures, for the report.
-    split_seed: see `Portraits.split`.
+    split_seed: see `ImageDataset.split`.
   """
   resolution: int = 256
   quality: int = 95
@@ -83,7 +83,7 @@ class Prepared:
     return dataclasses.replace(self, data=())
 
 
-def prepare_image(portraits: Portraits, position: int, settings: Settings) -> Prepared:
+def prepare_image(portraits: ImageDataset, position: int, settings: Settings) -> Prepared:
   """Reads an image, resizes its short side and encodes it as JPEG without subsampling.
 
   Args:
@@ -172,7 +172,7 @@ def _encode(image: Image.Image, quality: int) -> bytes:
   return encoded.getvalue()
 
 
-def prepare_images(portraits: Portraits, settings: Settings) -> Iterator[Prepared]:
+def prepare_images(portraits: ImageDataset, settings: Settings) -> Iterator[Prepared]:
   """All images of a collection after preparation, in order, on all cores."""
   return in_order(
       lambda position: prepare_image(portraits, position, settings), range(len(portraits)))

@@ -19,7 +19,7 @@ from absl import flags
 import tensorflow_datasets as tfds
 
 from input_pipeline import attribution, crops, name_lists
-from input_pipeline.portraits import SAMPLES, Portraits, open_portraits
+from input_pipeline.image_dataset import SAMPLES, ImageDataset, open_dataset
 from input_pipeline.preparation import TRANSPARENCIES, Settings
 from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPortraits
 from mat_jax.errors import UserError, exit_on_user_error
@@ -31,7 +31,7 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
   """Builds the data set.
 
   Args:
-    data_dir: see `open_portraits`.
+    data_dir: see `open_dataset`.
     output: folder to make, or an empty one.
     config: how; `data_dir` takes the place of its `portraits_dir`.
     beam_runner: name of an Apache Beam runner; None for threads of this process.
@@ -45,7 +45,7 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
       settings that do not exist or that name no picture.
   """
   # All errors of the user's come before anything is made.
-  _check(config.settings, open_portraits(data_dir, config.genre))
+  _check(config.settings, open_dataset(data_dir, config.genre))
   # Workers may have another current folder; 'samples' is a name, not a path.
   config = dataclasses.replace(config, portraits_dir=data_dir if data_dir == SAMPLES else (
       os.path.abspath(os.path.expanduser(data_dir))))
@@ -64,7 +64,7 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
   return os.path.join(output, relative)
 
 
-def _check(settings: Settings, portraits: Portraits) -> None:
+def _check(settings: Settings, portraits: ImageDataset) -> None:
   """Raises a UserError for settings that cannot be followed."""
   if settings.resolution < images.MIN_SIDE:
     raise UserError(

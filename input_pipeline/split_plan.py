@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 from input_pipeline import attribution, name_lists
-from input_pipeline.portraits import SPLITS, draw_splits
+from input_pipeline.image_dataset import SPLITS, draw_splits
 from input_pipeline.preparation import Prepared, Settings
 from mat_jax.errors import UserError
 
@@ -137,7 +137,7 @@ def _apart(
 
 def _draw(
     groups: list[list[int]], test: list[int], settings: Settings) -> dict[str, list[int]] | None:
-  """Draws the splits; None if one would be empty."""
+  """RandomInputs the splits; None if one would be empty."""
   drawn = SPLITS[:2] if settings.held_out else SPLITS
   if len(groups) < len(drawn) or settings.held_out and not test:
     return None

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from input_pipeline import preparation, split_plan
-from input_pipeline.portraits import Portraits, open_portraits
+from input_pipeline.image_dataset import ImageDataset, open_dataset
 
 REPORT = 'report.json'
 
@@ -29,8 +29,8 @@ class PortraitsConfig(tfds.core.BuilderConfig):
 
   Attributes:
     settings: what is done to them.
-    genre: see `open_portraits`.
-    portraits_dir: see `open_portraits`; '' takes TFDS's `manual_dir`.
+    genre: see `open_dataset`.
+    portraits_dir: see `open_dataset`; '' takes TFDS's `manual_dir`.
   """
   settings: preparation.Settings = preparation.Settings()
   genre: str = 'portrait'
@@ -70,10 +70,10 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
             quality=settings.quality, genre=str(self.builder_config.genre),
             transparency=settings.transparency, crops=list(settings.crops)))
 
-  def open_source(self, dl_manager: tfds.download.DownloadManager) -> Portraits:
+  def open_source(self, dl_manager: tfds.download.DownloadManager) -> ImageDataset:
     """Opens the collection that the data set is made from."""
     location = self.builder_config.portraits_dir or str(dl_manager.manual_dir)
-    return open_portraits(location, self.builder_config.genre)
+    return open_dataset(location, self.builder_config.genre)
 
   def _split_generators(
       self, dl_manager: tfds.download.DownloadManager

@@ -19,8 +19,8 @@ from eval.metrics import measuring
 from input_pipeline import from_config
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
+from mat_jax.training import accumulators, gradients, start, train, train_state, train_step
 from mat_jax.training import settings as settings_lib
-from mat_jax.training import start, totals, train, train_state, train_step
 from mat_jax.training.loop import Schedule
 
 _NAMES = sorted(path.stem for path in pathlib.Path(configs.__path__[0]).glob('*.py')
@@ -117,7 +117,7 @@ def traced():
 
   gc.disable()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_step, 'mean_gradients', like_gradients)
+    patch.setattr(gradients, 'mean_gradients', like_gradients)
     yield {}
   gc.enable()
 
@@ -141,7 +141,7 @@ def _trace(networks, settings, features):
   shape = settings.batch_size, networks.generator.resolution, networks.generator.resolution
   batch = {'image': jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
            'mask': jax.ShapeDtypeStruct((*shape, 1), jnp.float32)}
-  step = train_step.make_train_step(train_step.Context(networks, settings))
+  step = train_step.make_train_step(gradients.Context(networks, settings))
   after, losses = jax.eval_shape(step, state, features, batch)
   return _shapes(state), _shapes(after), losses.shape
 
@@ -156,5 +156,5 @@ def test_step(name, traced):
     traced[key] = _trace(*key, features and features.params)
   before, after, losses = traced[key]
   assert after == before
-  assert losses == (len(totals.LOSSES),)
+  assert losses == (len(accumulators.LOSSES),)
   assert networks.generator.resolution == config.model.resolution

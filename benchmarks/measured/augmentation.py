@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     pipeline = augment.Pipeline.from_letters(letters)
 
     def forward(images, probability, pipeline=pipeline):
-      transforms = augment.draw(key, n, probability, pipeline, side, side)
+      transforms = augment.sample(key, n, probability, pipeline, side, side)
       return augment.apply(transforms, images, mask, active=probability > 0)
 
     def gradient(images, probability, forward=forward):

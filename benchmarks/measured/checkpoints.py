@@ -20,7 +20,7 @@ import jax
 from configs import demo
 from input_pipeline import from_config
 from mat_jax.runtime import sharding
-from mat_jax.training import programs, settings, start
+from mat_jax.training import aot, settings, start
 
 _TICKS = flags.DEFINE_integer('ticks', 5, 'Ticks with, and as many without, a save.')
 _STEPS = flags.DEFINE_integer('steps', 30, 'Steps of a tick.')
@@ -32,8 +32,8 @@ def main(argv: list[str]) -> None:
   config = start.with_model_of(demo.get_config(), '')
   networks = start.make_networks(config)
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
-  state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
-  step = programs.compiled_step(networks, options, mesh)
+  state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))
+  step = aot.compiled_step(networks, options, mesh)
   portraits, masks = from_config.open_training(config)
   stream = from_config.training_stream(config, portraits, masks, 0, 0, 1)
 

@@ -29,7 +29,7 @@ from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.inference import completion
 from mat_jax.nn import model_config
 from mat_jax.runtime import compilation_cache, sharding
-from mat_jax.training import programs, settings, start
+from mat_jax.training import aot, settings, start
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 _PROGRAMS = ('step', 'demo_step', 'fresh_weights', 'demo_fresh_weights', 'generator')
@@ -61,10 +61,10 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
     config: see `configs/base.py`.
   """
   generator = model_config.generator_from_config(config.model, config.implementations)
-  networks = programs.Networks(generator, model_config.discriminator_from_config(
+  networks = aot.Networks(generator, model_config.discriminator_from_config(
       config.model, config.implementations))
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
-  create = programs.compiled_create(networks, options, mesh)
+  create = aot.compiled_create(networks, options, mesh)
   if name.endswith('fresh_weights'):
     return create, (jax.random.key(0),)
   state = jax.eval_shape(create, jax.random.key(0))
@@ -79,14 +79,14 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
   count = config.train.batch_size
   features = abstract_step.vgg_shapes('vgg16') if config.train.pcp_ratio else None
   batch = {'image': images(count, 3), 'mask': images(count, 1)}
-  return programs.compiled_step(networks, options, mesh), (state, features, batch)
+  return aot.compiled_step(networks, options, mesh), (state, features, batch)
 
 
 def measure(program: Program) -> dict[str, float]:
   """Seconds of the wall clock and of all cores to make a program ready."""
   function, arguments = program
   begun, begun_cpu = time.perf_counter(), time.process_time()
-  if isinstance(function, programs.Program):
+  if isinstance(function, aot.AotFunction):
     function.compile(*arguments)
   else:
     function.lower(*arguments).compile()

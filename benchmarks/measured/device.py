@@ -43,7 +43,7 @@ from benchmarks.measured import device_kernels
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
-from mat_jax.training import programs
+from mat_jax.training import aot
 
 Tree = Any
 Row = dict[str, Any]
@@ -277,7 +277,7 @@ def _case(batch_size: int) -> abstract_step.Case:
 
 def _train_all(sizes: Iterable[int], made: abstract_step.AbstractStep) -> list[Row]:
   """Figures of training with each of the batch sizes; one of them is made already."""
-  create, _ = compiled((programs.compiled_create(made.networks, made.settings, made.mesh),
+  create, _ = compiled((aot.compiled_create(made.networks, made.settings, made.mesh),
                         (jax.random.key(0),)))
   return sweep(sizes, lambda n: train(_case(n), create), _SECONDS.value)
 

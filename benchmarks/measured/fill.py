@@ -78,6 +78,6 @@ def inputs(case, batch, resolution):
   return image, mask, z
 
 
-def keep_map(case, stage, shape):
+def keep_mask(case, stage, shape):
   """Style-mixing keep map of a stage: 0/1 float32, each 1 with probability 1/2."""
   return (uniform(f'{case}/keep/{stage}', shape) < 0.5).astype(np.float32)

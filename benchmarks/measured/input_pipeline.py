@@ -24,8 +24,8 @@ from PIL import Image
 import tensorflow as tf
 
 from input_pipeline import masks, pipeline, prepare, stream
+from input_pipeline.image_dataset import ImageDataset, open_dataset
 from input_pipeline.mask_files import random_masks
-from input_pipeline.portraits import Portraits, open_portraits
 from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.runtime import images
@@ -42,7 +42,7 @@ _LATE = 10_000_000
 
 def write_folder(folder: str, side: int) -> None:
   """Writes squares that all differ, JPEG of quality 90, from the sample portraits."""
-  samples = open_portraits('samples')
+  samples = open_dataset('samples')
   rng = np.random.default_rng(0)
   os.makedirs(folder)
   for i in range(_COUNT):
@@ -52,14 +52,14 @@ def write_folder(folder: str, side: int) -> None:
     Image.fromarray(image).save(os.path.join(folder, f'{i:05}.jpg'), quality=90)
 
 
-class _Decoded(Portraits):
-  """Portraits that are all the same and decoded already."""
+class _Decoded(ImageDataset):
+  """ImageDataset that are all the same and decoded already."""
 
   def load(self, index: int, resolution: int, *options: object) -> np.ndarray:
     return np.zeros((resolution, resolution, 3), np.uint8)
 
 
-def make_stream(portraits: Portraits, resolution: int, preset: str | None,
+def make_stream(portraits: ImageDataset, resolution: int, preset: str | None,
                 start_index: int = 0) -> stream.Stream:
   """Opens the training stream, as a training run does; without a preset masks are blank."""
   draw = random_masks(resolution, preset) if preset else lambda requests, out: out.fill(1)
@@ -69,7 +69,7 @@ def make_stream(portraits: Portraits, resolution: int, preset: str | None,
       num_threads=_THREADS.value)
 
 
-def measure_speed(portraits: Portraits, resolution: int, preset: str | None) -> dict[str, float]:
+def measure_speed(portraits: ImageDataset, resolution: int, preset: str | None) -> dict[str, float]:
   """Measures the images a second of a stream that is under way."""
   batches = make_stream(portraits, resolution, preset)
   for _ in range(8):
@@ -92,14 +92,14 @@ def measure_masks(resolution: int, preset: str) -> float:
   return round(1000 * (time.perf_counter() - start) / count, 4)
 
 
-def measure_start(portraits: Portraits, start_index: int) -> float:
+def measure_start(portraits: ImageDataset, start_index: int) -> float:
   """Measures the seconds to the first batch of a stream."""
   start = time.perf_counter()
   next(make_stream(portraits, 256, 'large', start_index))
   return round(time.perf_counter() - start, 3)
 
 
-def measure_memory(portraits: Portraits, count: int) -> dict[str, float]:
+def measure_memory(portraits: ImageDataset, count: int) -> dict[str, float]:
   """Streams many images; returns the memory after a tenth of them and in the end, in MiB."""
   batches = make_stream(portraits, 256, 'large')
   steps = count // _BATCH_SIZE.value
@@ -124,11 +124,11 @@ def run(folder: str) -> dict[str, object]:
   for side in (300, 600):
     path = os.path.join(folder, f'jpeg{side}')
     write_folder(path, side)
-    raw[side] = open_portraits(path)
+    raw[side] = open_dataset(path)
   for resolution, side in ((256, 300), (512, 600)):
     config = PortraitsConfig(name=str(resolution) + 'px', settings=Settings(resolution))
     output = os.path.join(folder, f'shards{resolution}')
-    stored[resolution] = open_portraits(prepare.prepare(raw[side].source.location, output, config))
+    stored[resolution] = open_dataset(prepare.prepare(raw[side].source.location, output, config))
   next(make_stream(stored[256], 256, 'large'))  # the first stream loads libraries
   results: dict[str, object] = {}
   if _MEMORY_IMAGES.value:

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks import abstract_step
 from mat_jax.inference import completion
 from mat_jax.runtime import compilation_cache, sharding
-from mat_jax.training import programs
+from mat_jax.training import aot
 
 
 def _images(size: int, resolution: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,14 +48,14 @@ def make_training(size: int, resolution: int) -> Callable[[], None]:
   mesh = sharding.make_mesh()
   made = abstract_step.make(abstract_step.Case(resolution, size, 'float32', 'cpu'), mesh)
   networks = made.networks.replace(feature_network='vgg19')
-  state = programs.compiled_create(networks, made.settings, mesh)(jax.random.key(0))
+  state = aot.compiled_create(networks, made.settings, mesh)(jax.random.key(0))
   # R1 is due at every sixteenth step, from the first one on.
   state = state.replace(step=state.step + 1)
   weights = jax.tree.map(lambda x: 0.02 * x, _random(abstract_step.vgg_shapes('vgg19')))
   weights = jax.device_put(weights, sharding.replicated(mesh))
   image, mask = _images(size, resolution)
   batch = sharding.to_global({'image': image, 'mask': mask}, mesh)
-  step = programs.compiled_step(networks, made.settings, mesh)
+  step = aot.compiled_step(networks, made.settings, mesh)
 
   def run() -> None:
     nonlocal state

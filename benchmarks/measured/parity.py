@@ -28,8 +28,8 @@ from benchmarks.measured import published, published_phases
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
-from mat_jax.ops.compute import for_platform
-from mat_jax.training.phases import Networks
+from mat_jax.ops.implementation import for_platform
+from mat_jax.training.objectives import Networks
 
 Row = dict[str, Any]
 
@@ -97,7 +97,7 @@ def measure(program: str, name: str, platform: str | None) -> Row:
     Errors, and the seconds to trace and compile; with --compile_only these alone.
   """
   chosen = precision(name)
-  parts = [network(dtype=chosen.dtype, compute=for_platform(platform=platform))
+  parts = [network(dtype=chosen.dtype, implementation=for_platform(platform=platform))
            for network in (Generator, Discriminator)]
   if program in published.CASES:
     reference, compare = published.CASES[program], compare_networks

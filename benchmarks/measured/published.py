@@ -74,10 +74,10 @@ def discriminator_variables() -> Tree:
   return from_torch.discriminator_variables(state_dict('discriminator'))
 
 
-def keep_maps(case: str) -> dict[str, np.ndarray]:
-  """The keep maps of a case, for two images of 256 px."""
-  return {'first': fill.keep_map(case, 'first', (2, 256, 180)),
-          'second': fill.keep_map(case, 'second', (2, 16, 16, 512))}
+def keep_masks(case: str) -> dict[str, np.ndarray]:
+  """The keep masks of a case, for two images of 256 px."""
+  return {'first': fill.keep_mask(case, 'first', (2, 256, 180)),
+          'second': fill.keep_mask(case, 'second', (2, 16, 16, 512))}
 
 
 def images(case: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,10 +116,10 @@ class Case:
 def _generator_case(name: str, psi: float, noise_mode: str) -> Case:
   def function(generator: Generator, _: Discriminator) -> Function:
     return lambda variables, image, mask, z, keep: generator.apply(
-        variables, image, mask, z, truncation_psi=psi, noise_mode=noise_mode, keep_maps=keep)
+        variables, image, mask, z, truncation_psi=psi, noise_mode=noise_mode, keep_masks=keep)
 
   return Case(function, lambda: (generator_variables(), *images('g256', 2),
-                                 keep_maps(f'g256/{name}')),
+                                 keep_masks(f'g256/{name}')),
               (f'{name}/image', f'{name}/stage1'))
 
 

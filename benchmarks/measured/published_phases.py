@@ -19,9 +19,9 @@ import numpy as np
 
 from benchmarks.measured import fill, published
 from convert import feature_nets, from_torch, names
-from mat_jax.training import phases
-from mat_jax.training.draws import Draws
-from mat_jax.training.phases import Networks
+from mat_jax.training import objectives
+from mat_jax.training.objectives import Networks
+from mat_jax.training.random_inputs import RandomInputs
 from mat_jax.training.settings import Augmentation, Optimizer, Training
 
 Tree = Any
@@ -65,10 +65,10 @@ def _vgg19_state_dict() -> dict[str, np.ndarray]:
 
 
 def _arguments() -> tuple[Any, ...]:
-  """Of every phase: the three networks' weights, batch and draws."""
+  """Of every phase: the three networks' weights, batch and random inputs."""
   image, mask, z = published.images('train256', 2)
-  draws = Draws(z, z, np.full(2, 10), published.keep_maps('train256'), noise={})
-  return *_weights(), {'image': image, 'mask': mask}, draws
+  inputs = RandomInputs(z, z, np.full(2, 10), published.keep_masks('train256'), noise={})
+  return *_weights(), {'image': image, 'mask': mask}, inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,28 +164,35 @@ def style_average_error(buffers: Tree) -> float:
 
 
 def _generator_phase(networks: Networks) -> Function:
-  def run(g: Tree, d_params: Tree, features: Tree, batch: Tree, draws: Draws) -> tuple[Any, ...]:
-    buffers = phases.move_style_average(networks, g['params'], g['buffers'], draws.z)
-    gradients, metrics = jax.grad(phases.generator_loss, has_aux=True)(
-        g['params'], buffers, d_params, features, 0.0, batch, draws, networks, SETTINGS)
+  def run(g: Tree, d_params: Tree, features: Tree, batch: Tree,
+          inputs: RandomInputs) -> tuple[Any, ...]:
+    buffers = objectives.update_style_average(networks, g['params'], g['buffers'], inputs.z)
+    gradients, metrics = jax.grad(objectives.generator_loss, has_aux=True)(
+        g['params'], g_buffers=buffers, d_params=d_params, features=features, probability=0.0,
+        batch=batch, random_inputs=inputs, networks=networks, settings=SETTINGS)
     return gradients, metrics, buffers
 
   return run
 
 
 def _discriminator_phase(networks: Networks) -> Function:
-  def run(g: Tree, d_params: Tree, features: Tree, batch: Tree, draws: Draws) -> tuple[Any, ...]:
-    buffers = phases.move_style_average(networks, g['params'], g['buffers'], draws.z)
-    return jax.grad(phases.discriminator_loss, has_aux=True)(
-        d_params, g['params'], buffers, {}, features, 0.0, batch, draws, networks, SETTINGS)
+  def run(g: Tree, d_params: Tree, features: Tree, batch: Tree,
+          inputs: RandomInputs) -> tuple[Any, ...]:
+    buffers = objectives.update_style_average(networks, g['params'], g['buffers'], inputs.z)
+    return jax.grad(objectives.discriminator_loss, has_aux=True)(
+        d_params, g_params=g['params'], g_buffers=buffers, lecam_averages={}, features=features,
+        probability=0.0, batch=batch, random_inputs=inputs, networks=networks, settings=SETTINGS)
 
   return run
 
 
 def _r1_phase(networks: Networks) -> Function:
-  def run(g: Tree, d_params: Tree, features: Tree, batch: Tree, draws: Draws) -> tuple[Any, ...]:
-    del g, features, draws
-    return jax.grad(phases.r1_loss, has_aux=True)(d_params, 0.0, batch, None, networks, SETTINGS)
+  def run(g: Tree, d_params: Tree, features: Tree, batch: Tree,
+          inputs: RandomInputs) -> tuple[Any, ...]:
+    del g, features, inputs
+    return jax.grad(objectives.r1_loss, has_aux=True)(
+        d_params, probability=0.0, batch=batch, transforms=None, networks=networks,
+        settings=SETTINGS)
 
   return run
 

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from eval.folders import folder_metrics, image_folders
-from eval.folders.image_folders import Comparison, Facts
+from eval.folders.image_folders import Comparison, Metadata
 from eval.metrics import distances, feature_networks, measuring
 from eval.metrics.measuring import Models
 from eval.results import aggregates, pairs, record, tables
@@ -77,15 +77,15 @@ def compare(options: Options) -> tuple[Record, Pairs]:
   networks, left_out = feature_networks.load(options.features.replace(',', '+'), options.weights)
   models = Models(measuring.load_lpips(options.lpips.replace(',', '+')), networks)
   # What is wrong with a file shows before anything is computed.
-  facts = _read(image_folders.inspect, comparison.examples, 'reading')
+  metadata = _read(image_folders.inspect, comparison.examples, 'reading')
   other_shapes = _read(image_folders.read_shape, others, 'reading other images')
-  table, own = folder_metrics.measure(comparison, facts, systems, models, options.batch_size)
+  table, own = folder_metrics.measure(comparison, metadata, systems, models, options.batch_size)
   found = {}
   if networks:
     extract = functools.partial(
         folder_metrics.features_of, models=models, batch_size=options.batch_size)
     shapes = {example.real: one.shape
-              for example, one in zip(comparison.examples, facts, strict=True)}
+              for example, one in zip(comparison.examples, metadata, strict=True)}
     real = extract(comparison.real, [shapes[file] for file in comparison.real],
                    title='features of real images')
     other = extract(others, other_shapes, title='features of other images') if others else None
@@ -96,8 +96,8 @@ def compare(options: Options) -> tuple[Record, Pairs]:
       masks_per_image=int(table.mask.max()) + 1, unreadable=0,
       settings=dataclasses.asdict(options),
       mask_sets=aggregates.by_mask_set(table, comparisons, {table.masks[0]: found}, options.seed),
-      bands=aggregates.by_hole_ratio(table, comparisons, options.seed),
-      notes=(*_warnings(comparison, facts, systems, 'vgg16' in networks), *left_out)), table
+      bins=aggregates.by_hole_ratio(table, comparisons, options.seed),
+      notes=(*_warnings(comparison, metadata, systems, 'vgg16' in networks), *left_out)), table
 
 
 def system_names(folders: Sequence[str]) -> list[str]:
@@ -133,19 +133,19 @@ def _read(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> l
                         disable=None if items else True))
 
 
-def _warnings(comparison: Comparison, facts: Sequence[Facts], systems: Sequence[str],
+def _warnings(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str],
               has_vgg16: bool) -> list[str]:
   """What a reader of the numbers has to know about the images."""
   notes = []
   if comparison.examples[0].mask:
-    grey = [one.grey for one in facts if one.grey]
+    grey = [one.grey for one in metadata if one.grey]
     if grey:
-      notes.append(f'{len(grey)} of {len(facts)} masks have pixels that are neither black nor '
+      notes.append(f'{len(grey)} of {len(metadata)} masks have pixels that are neither black nor '
                    f'white, {sum(grey) / len(grey):,.0f} each on average; these count as hole.')
     for i, system in enumerate(systems):
-      notes += _mask_warnings(system, np.array([one.kept_difference[i] for one in facts]),
-                              np.array([one.hole_difference[i] for one in facts]))
-  shapes = sorted({one.shape for one in facts})
+      notes += _mask_warnings(system, np.array([one.kept_difference[i] for one in metadata]),
+                              np.array([one.hole_difference[i] for one in metadata]))
+  shapes = sorted({one.shape for one in metadata})
   if len(shapes) > 1 and has_vgg16:
     first, last = (f'{width} x {height}' for height, width in (shapes[0], shapes[-1]))
     notes.append(f'The images have {len(shapes)} sizes, {first} to {last}: distances with VGG16 '

@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 
 from eval.folders import image_folders
-from eval.folders.image_folders import Comparison, Example, Facts
+from eval.folders.image_folders import Comparison, Example, Metadata
 from eval.metrics import measuring
 from eval.metrics.measuring import Models
 from eval.results.pairs import Pairs
@@ -22,13 +22,13 @@ WITH_MASKS, WITHOUT_MASKS = 'files', 'none'
 Arrays = dict[str, np.ndarray]
 
 
-def measure(comparison: Comparison, facts: Sequence[Facts], systems: Sequence[str], models: Models,
+def measure(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str], models: Models,
             batch_size: int) -> tuple[Pairs, dict[str, Arrays]]:
   """Measures all results.
 
   Args:
     comparison: files.
-    facts: what reading the examples told.
+    metadata: what reading the examples told.
     systems: names for the folders of results.
     models: networks to compare with.
     batch_size: results of a system in a batch, over all devices.
@@ -42,7 +42,7 @@ def measure(comparison: Comparison, facts: Sequence[Facts], systems: Sequence[st
   examples = comparison.examples
   found = _in_batches(
       measuring.measure_batches(models, sharding.make_mesh()), _arrays, examples,
-      [one.shape for one in facts], batch_size, 'comparing')
+      [one.shape for one in metadata], batch_size, 'comparing')
   image = np.array([example.image for example in examples])
   kind = WITHOUT_MASKS if examples[0].mask is None else WITH_MASKS
   # The folders' names are for people; any may be one that `measuring` uses itself.
@@ -50,7 +50,7 @@ def measure(comparison: Comparison, facts: Sequence[Facts], systems: Sequence[st
   pairs = Pairs(
       masks=np.full(len(image), kind), image_index=image, image=np.array(comparison.names)[image],
       mask=np.array([example.number for example in examples]),
-      hole_ratio=np.array([one.hole_ratio for one in facts]),
+      hole_ratio=np.array([one.hole_ratio for one in metadata]),
       metrics={system: found['metrics'][key] for system, key in keys.items()})
   return pairs, {system: found['features'][key] for system, key in keys.items()}
 

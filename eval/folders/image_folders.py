@@ -70,7 +70,7 @@ class Loaded(NamedTuple):
   grey: int = 0
 
 
-class Facts(NamedTuple):
+class Metadata(NamedTuple):
   """What reading an example tells.
 
   Attributes:
@@ -93,7 +93,7 @@ def pair(real: str, results: Sequence[str], masks: str | None = None) -> Compari
   """Finds the images of all folders and matches them by name.
 
   Args:
-    real: folder of real images, searched in depth.
+    real: folder of real images, searched recursively.
     results: folders of results of the same names; several results of an image are NAME_0,
       NAME_1 and so on, in all folders.
     masks: folder of masks, white where pixels were kept. A mask is named as its result, or as
@@ -141,15 +141,15 @@ def load(example: Example) -> Loaded:
   return Loaded(real, results, keep, grey)
 
 
-def inspect(example: Example) -> Facts:
+def inspect(example: Example) -> Metadata:
   """Reads an example and compares it without a network; raises as `load` does."""
   loaded = load(example)
   shape = loaded.real.shape[:2]
   if loaded.keep is None:
-    return Facts(shape, math.nan, (), ())
+    return Metadata(shape, math.nan, (), ())
   keep = loaded.keep[..., 0]
   differences = [np.abs(loaded.real.astype(np.int16) - result).mean(-1) for result in loaded.results]
-  return Facts(shape, float(1 - keep.mean()), tuple(_mean(x[keep]) for x in differences),
+  return Metadata(shape, float(1 - keep.mean()), tuple(_mean(x[keep]) for x in differences),
                tuple(_mean(x[~keep]) for x in differences), loaded.grey)
 
 

@@ -13,7 +13,7 @@ from mat_jax.runtime import sharding
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
 
 
-class FittingBatches:
+class BatchSizeFinder:
   """Calls a function of a batch on the devices, in parts once the whole does not fit.
 
   The first batch that the memory does not suffice for is cut in halves, these again if

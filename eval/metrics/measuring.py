@@ -17,7 +17,7 @@ from convert import feature_nets as feature_weights
 from eval.metrics import batching, feature_networks, image_metrics, lpips
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
-from mat_jax.training import programs
+from mat_jax.training import aot
 
 LPIPS_NETS = ('alex', 'vgg')
 REAL = 'real'
@@ -100,7 +100,7 @@ def measure_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.nda
     results = {name: value for name, value in batch.items() if name not in (REAL, HOLE)}
     return measure(models, batch[REAL], results, batch.get(HOLE))
 
-  return batching.FittingBatches(functools.partial(step, models), mesh)
+  return batching.BatchSizeFinder(functools.partial(step, models), mesh)
 
 
 def feature_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.ndarray]], Any]:
@@ -117,6 +117,6 @@ def feature_batches(models: Models, mesh: Mesh) -> Callable[[Mapping[str, np.nda
       image = image_metrics.to_uint8(image)
     return {'features': _features(networks, image)} | rest
 
-  compiled = programs.across_processes(
+  compiled = aot.across_processes(
       jax.jit(step, out_shardings=sharding.replicated(mesh)), 'the feature networks')
-  return batching.FittingBatches(functools.partial(compiled, networks), mesh)
+  return batching.BatchSizeFinder(functools.partial(compiled, networks), mesh)

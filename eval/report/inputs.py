@@ -125,7 +125,7 @@ class Content(NamedTuple):
     pairs: metrics of the pairs that are shown; with a baseline those that both have.
     their_image_index: int [pairs], numbers of the images in the baseline's evaluation.
     mask_sets: tables by set of masks.
-    bands: tables by share of the image that is hole.
+    bins: tables by share of the image that is hole.
   """
 
   ours: Evaluation
@@ -133,7 +133,7 @@ class Content(NamedTuple):
   pairs: Pairs
   their_image_index: np.ndarray
   mask_sets: Mapping[str, Group]
-  bands: Mapping[str, Group]
+  bins: Mapping[str, Group]
 
   @property
   def system(self) -> str:
@@ -156,7 +156,7 @@ def gather(ours: Evaluation, theirs: Evaluation | None) -> Content:
   """
   if theirs is None:
     return Content(ours, None, ours.pairs, ours.pairs.image_index, ours.record.mask_sets,
-                   ours.record.bands)
+                   ours.record.bins)
   own, other = _matched(ours, theirs)
   systems = {PROPOSED: own.metrics[ours.system], BASELINE: other.metrics[theirs.system]}
   systems |= {name: metrics for name, metrics in own.metrics.items()

@@ -101,7 +101,7 @@ def smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def draw(found: Matrix) -> Figure:
-  """Draws points and curves below the diagonal, histograms on it, correlations above it.
+  """RandomInputs points and curves below the diagonal, histograms on it, correlations above it.
 
   Args:
     found: of at least one metric and pair.

@@ -80,7 +80,7 @@ def make_report(workdir: str, baseline: str = '', output: str = '') -> str:
       'large': page.LARGE, 'small': page.SMALL,
       'max_points': matrix.MAX_POINTS, 'span': matrix.SPAN,
       'min_points': matrix.MIN_POINTS, 'curves': found_curves, 'matrix': scatters,
-      'bands': tables.band_table(content.bands) if content.bands else None,
+      'bins': tables.bin_table(content.bins) if content.bins else None,
       'ranking': tables.METRICS[pictures.ranking(content)].title,
       'figures': {name: page.png_uri(figures[name])
                   for name in ('figure1', 'figure2') if name in figures}})

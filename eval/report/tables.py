@@ -71,18 +71,18 @@ def pair_table(group: Group) -> Table:
                [Cell(column) for column in columns], [Rows('', rows)])
 
 
-def band_table(bands: Mapping[str, Group]) -> Table:
+def bin_table(bins: Mapping[str, Group]) -> Table:
   """Means of the metrics of pairs, and paired differences, by hole ratio."""
-  first = next(iter(bands.values()))
+  first = next(iter(bins.values()))
   groups = []
   for part, signed in (('metrics', False), ('differences', True)):
     for system in getattr(first, part):
       groups.append(Rows(_minus(system), [
           (title(name), [mean_cell(getattr(group, part).get(system, {}).get(name), METRICS[name],
-                                   signed, group.images) for group in bands.values()])
+                                   signed, group.images) for group in bins.values()])
           for name in _names(first)]))
   return Table('Means over images [95 % interval], over all sets of masks.',
-               [Cell('Metric'), *(Cell(band, count(group)) for band, group in bands.items())],
+               [Cell('Metric'), *(Cell(bin_name, count(group)) for bin_name, group in bins.items())],
                groups)
 
 

@@ -9,7 +9,7 @@ from eval.results.pairs import Pairs
 from eval.results.record import Distance, Group
 
 # Shares of the image that are hole, from the first on and below the second.
-BANDS = {'0-20 %': (0.0, 0.2), '20-40 %': (0.2, 0.4), '40-60 %': (0.4, 0.6),
+BINS = {'0-20 %': (0.0, 0.2), '20-40 %': (0.2, 0.4), '40-60 %': (0.4, 0.6),
          'above 60 %': (0.6, np.inf)}
 
 Distances = Mapping[str, Mapping[str, Distance]]  # {system: {metric: Distance}}
@@ -48,7 +48,7 @@ def by_mask_set(pairs: Pairs, comparisons: Sequence[tuple[str, str]],
 
 def by_hole_ratio(pairs: Pairs, comparisons: Sequence[tuple[str, str]],
                   seed: int = 0) -> dict[str, Group]:
-  """A group for every band of `BANDS` with pairs in it, over all sets of masks."""
-  bands = {name: pairs.where((low <= pairs.hole_ratio) & (pairs.hole_ratio < high))
-           for name, (low, high) in BANDS.items()}
-  return {name: group(part, comparisons, {}, seed) for name, part in bands.items() if len(part)}
+  """A group for every bin of `BINS` with pairs in it, over all sets of masks."""
+  bins = {name: pairs.where((low <= pairs.hole_ratio) & (pairs.hole_ratio < high))
+           for name, (low, high) in BINS.items()}
+  return {name: group(part, comparisons, {}, seed) for name, part in bins.items() if len(part)}

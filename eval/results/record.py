@@ -51,14 +51,14 @@ Summaries = Mapping[str, Mapping[str, Summary]]  # {system: {metric: Summary}}
 
 
 class Group(NamedTuple):
-  """The pairs of one set of masks, or of one band of hole ratios.
+  """The pairs of one set of masks, or of one bin of hole ratios.
 
   Attributes:
     images: number of images.
     pairs: number of pairs of image and mask.
     metrics: {system: {metric: Summary}}.
     differences: {'A - B': {metric: Summary}}, of paired differences.
-    distances: {system: {metric: Distance}}; empty for bands.
+    distances: {system: {metric: Distance}}; empty for bins.
   """
 
   images: int
@@ -81,7 +81,7 @@ class Record:
     unreadable: images that could not be read and are left out.
     settings: what else decides the numbers, as JSON values.
     mask_sets: 'large', 'small' or 'files' -> its pairs.
-    bands: '0-20 %', ... -> the pairs of all mask sets whose hole covers that share.
+    bins: '0-20 %', ... -> the pairs of all mask sets whose hole covers that share.
     notes: warnings about the whole, one sentence each.
     source: the run that the checkpoint is of, see `source_of`; None for folders, and in what
       earlier versions wrote.
@@ -95,7 +95,7 @@ class Record:
   unreadable: int
   settings: Mapping[str, Any]
   mask_sets: Mapping[str, Group]
-  bands: Mapping[str, Group]
+  bins: Mapping[str, Group]
   notes: tuple[str, ...] = ()
   source: str | None = None
 
@@ -162,8 +162,8 @@ def from_json(content: Mapping[str, Any]) -> Record:
     ValueError, KeyError, TypeError: it is something else.
   """
   groups = {part: {name: _group(value) for name, value in content[part].items()}
-            for part in ('mask_sets', 'bands')}
-  return Record(**dict(content) | groups | {'notes': tuple(content['notes'])})
+            for part in ('mask_sets', 'bins')}
+  return Record(**content | groups | {'notes': tuple(content['notes'])})
 
 
 def _group(content: Mapping[str, Any]) -> Group:

@@ -22,7 +22,7 @@ def markdown(record: Record) -> str:
     lines += _left_out(group)
     if group.distances:
       lines += ['', *_distance_table(group)]
-  if record.bands:
+  if record.bins:
     lines += ['', '## By the share of the image that is hole', '', *_band_table(record)]
   lines += ['', 'Means over images [95 % bootstrap interval over images]; differences are of the '
             'same images and masks. ↑ higher is better, ↓ lower is better.']
@@ -65,10 +65,10 @@ def _pair_table(group: Group) -> list[str]:
 
 
 def _band_table(record: Record) -> list[str]:
-  names = _columns(next(iter(record.bands.values())))
-  rows = [[band, f'{group.pairs:,} of {_plural(group.images, "image")}', system,
+  names = _columns(next(iter(record.bins.values())))
+  rows = [[bin_name, f'{group.pairs:,} of {_plural(group.images, "image")}', system,
            *(_mean(metrics.get(name), name) for name in names)]
-          for band, group in record.bands.items() for system, metrics in group.metrics.items()]
+          for bin_name, group in record.bins.items() for system, metrics in group.metrics.items()]
   return _table(['Hole', 'Pairs', '', *map(_title, names)], rows)
 
 

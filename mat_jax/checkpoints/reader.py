@@ -80,7 +80,7 @@ def check_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any], path
           'workdir')
 
 
-def fit_model(model: ml_collections.ConfigDict, found: Mapping[str, Any],
+def resolve_model_config(model: ml_collections.ConfigDict, found: Mapping[str, Any],
               path: str) -> ml_collections.ConfigDict:
   """A `config.model` whose open fields are those of a checkpoint.
 
@@ -136,7 +136,7 @@ def _read_ema(step: str) -> EmaCheckpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class StartingPoint:
+class PretrainedNetworks:
   """Networks to start another run from.
 
   Attributes:
@@ -161,7 +161,7 @@ def is_converted(step: str) -> bool:
 
 
 def restore_networks(path: str,
-                     fields: Collection[str] = _NETWORK_FIELDS + _EMA_FIELDS) -> StartingPoint:
+                     fields: Collection[str] = _NETWORK_FIELDS + _EMA_FIELDS) -> PretrainedNetworks:
   """Reads the networks of a trained or converted checkpoint.
 
   Args:
@@ -175,11 +175,11 @@ def restore_networks(path: str,
     UserError: there is no checkpoint, or it cannot be read.
   """
 
-  def read(step: str) -> StartingPoint:
+  def read(step: str) -> PretrainedNetworks:
     item = 'networks' if is_converted(step) else 'training'
     networks = _restore_fields(step, item, [name for name in _NETWORK_FIELDS if name in fields])
     networks |= _restore_fields(step, 'ema', [name for name in _EMA_FIELDS if name in fields])
-    return StartingPoint(read_meta(step)['model'], networks, step)
+    return PretrainedNetworks(read_meta(step)['model'], networks, step)
 
   return read_found(path, read)
 

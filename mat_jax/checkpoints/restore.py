@@ -19,7 +19,7 @@ from mat_jax.runtime.disk import DamagedError, UnreachableError
 Tree = Any
 
 # Orbax, and everything here, ignores names that end so.
-_ASIDE = '.damaged'
+_QUARANTINED = '.damaged'
 
 
 class _IncompleteError(DamagedError):
@@ -52,13 +52,13 @@ def restore_newest(folder: str, like: State, model: Mapping[str, Any]) -> State 
       skipped[path] = error
       step = _step_below(step, folder)
     else:
-      _set_aside(skipped)
+      _quarantine(skipped)
       return state
   if any(not isinstance(error, _IncompleteError) for error in skipped.values()):
     reasons = '; '.join(f'{os.path.basename(path)}: {error}' for path, error in skipped.items())
     raise UserError(f'none of the checkpoints in {folder} can be read ({reasons}); restore them '
                     'from a copy, or remove the folder to start anew')
-  _set_aside(skipped)
+  _quarantine(skipped)
   return None
 
 
@@ -156,14 +156,14 @@ def _described(name: tuple[Any, ...], shapes: Mapping[tuple[Any, ...], tuple[int
   return f'{text} of shape {shapes[name]}' if name in shapes else f'no {text}'
 
 
-def _set_aside(skipped: Mapping[str, DamagedError]) -> None:
+def _quarantine(skipped: Mapping[str, DamagedError]) -> None:
   """Renames step directories that are damaged, so that their steps can be saved again."""
   for path, error in skipped.items():
     found_by_first(lambda path=path, error=error: _rename(path, error), path)
 
 
 def _rename(path: str, error: DamagedError) -> None:
-  aside = path + _ASIDE
+  aside = path + _QUARANTINED
   try:
     shutil.rmtree(aside, ignore_errors=True)
     disk.retried(lambda: os.rename(path, aside), path)

@@ -4,7 +4,7 @@ Both are pre-norm vision transformers (Dosovitskiy et al., arXiv 2010.11929). DI
 et al., arXiv 2304.07193) gives the features of FD-DINOv2 (Stein et al., arXiv 2306.04675),
 CLIP (Radford et al., arXiv 2103.00020) those of CMMD (Jayasumana et al., arXiv 2401.09603).
 
-Pure functions over a dict of parameters that `convert.vision_transformers` reads, images
+Pure functions over a dict of parameters that `convert.vision_transformer_weights` reads, images
 NHWC; W is the width, D the number of blocks, P the side of a patch and G that of the grid
 of patches:
 

@@ -1,4 +1,4 @@
-"""The generator outside of training: one draw per image, whatever the batch."""
+"""The generator outside of training: one random input per image, whatever the batch."""
 
 from collections.abc import Callable
 import functools
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.sizes import LATENT_SIDE, channels, stage1_channels, token_grid
-from mat_jax.ops.compute import for_platform
+from mat_jax.ops.implementation import for_platform
 
 
-def draw(generator: Generator, seeds: jax.Array, height: int,
+def sample(generator: Generator, seeds: jax.Array, height: int,
          width: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Latents and keep maps that depend on an image's own seed alone.
+  """Latents and keep masks that depend on an image's own seed alone.
 
   Args:
     generator: module.
@@ -23,7 +23,7 @@ def draw(generator: Generator, seeds: jax.Array, height: int,
     width: image width.
 
   Returns:
-    z [N, 512] and keep maps for the image size, as `Generator` takes them.
+    z [N, 512] and keep masks for the image size, as `Generator` takes them.
   """
   # The middle map of stage one is a quarter of the token grid.
   stride = generator.resolution // (token_grid(generator.resolution) // 4)
@@ -37,8 +37,8 @@ def draw(generator: Generator, seeds: jax.Array, height: int,
     return (jax.random.normal(z_key, (512,)), jax.random.bernoulli(first_key, 0.5, first),
             jax.random.bernoulli(second_key, 0.5, second))
 
-  z, first_maps, second_maps = jax.vmap(one)(seeds)
-  return z, {'first': first_maps.astype(jnp.float32), 'second': second_maps.astype(jnp.float32)}
+  z, first_masks, second_masks = jax.vmap(one)(seeds)
+  return z, {'first': first_masks.astype(jnp.float32), 'second': second_masks.astype(jnp.float32)}
 
 
 @functools.partial(jax.jit, static_argnames=('generator', 'noise_mode'))
@@ -59,15 +59,15 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
   Returns:
     Result and stage-one image, float32 [N, H, W, 3], clipped to [-1, 1].
   """
-  z, keep_maps = draw(generator, seeds, image.shape[1], image.shape[2])
+  z, keep_masks = sample(generator, seeds, image.shape[1], image.shape[2])
 
   def apply(image: jax.Array, mask: jax.Array, z: jax.Array,
-            keep_maps: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            keep_masks: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     return generator.apply(variables, image, mask, z, truncation_psi=truncation_psi,
-                           noise_mode=noise_mode, keep_maps=keep_maps)
+                           noise_mode=noise_mode, keep_masks=keep_masks)
 
-  inputs = (image, mask, z, keep_maps)
-  forms = generator.compute or for_platform()
+  inputs = (image, mask, z, keep_masks)
+  forms = generator.implementation or for_platform()
   found = _map_images(apply, inputs) if forms.inference == 'image' else apply(*inputs)
   return jax.tree.map(lambda x: jnp.clip(x, -1.0, 1.0), found)
 

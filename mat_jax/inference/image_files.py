@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from mat_jax.checkpoints.reader import fit_model, restore_ema
+from mat_jax.checkpoints.reader import resolve_model_config, restore_ema
 from mat_jax.errors import UserError
 from mat_jax.inference.inpainter import Inpainter
 from mat_jax.runtime import cluster, image_grid
@@ -96,7 +96,7 @@ def inpaint_files(config: ml_collections.ConfigDict, workdir: str) -> None:
   for pair in pairs:
     _check_pair(*pair)
   checkpoint = restore_ema(options.checkpoint or workdir)
-  model = fit_model(config.model, checkpoint.model, checkpoint.path)
+  model = resolve_model_config(config.model, checkpoint.model, checkpoint.path)
   inpainter = Inpainter(checkpoint, model, config.implementations)
   output = options.output or os.path.join(workdir, 'inpaint')
   os.makedirs(output, exist_ok=True)

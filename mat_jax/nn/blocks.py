@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from mat_jax.nn.layers import Conv2d, FullyConnected, StyleConv, ToRGB
 from mat_jax.nn.sizes import LATENT_SIDE
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 
 
 def resize_linear(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -15,12 +15,12 @@ def resize_linear(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def mix_style(module: nn.Module, x: jax.Array, style: jax.Array,
-               keep: jax.Array | None) -> jax.Array:
+               keep_mask: jax.Array | None) -> jax.Array:
   """Replaces half of the entries, drawn at random, by the style (MAT, section 3.4)."""
-  if keep is None:
-    keep = jax.random.bernoulli(module.make_rng('keep'), 0.5, x.shape)
-  keep = keep.reshape(x.shape).astype(x.dtype)
-  return x * keep + style.astype(x.dtype) * (1.0 - keep)
+  if keep_mask is None:
+    keep_mask = jax.random.bernoulli(module.make_rng('keep'), 0.5, x.shape)
+  keep_mask = keep_mask.reshape(x.shape).astype(x.dtype)
+  return x * keep_mask + style.astype(x.dtype) * (1.0 - keep_mask)
 
 
 class EncoderBlock(nn.Module):
@@ -29,19 +29,19 @@ class EncoderBlock(nn.Module):
   Attributes:
     features: output channels.
     first: a 1x1 convolution at the same size instead of the halving one.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
   first: bool = False
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, in] -> [N, H, W, features], or at half the size."""
     size, down = (1, 1) if self.first else (3, 2)
-    x = Conv2d(self.features, size, down=down, compute=self.compute, name='conv0')(x)
-    return Conv2d(self.features, 3, compute=self.compute, name='conv1')(x)
+    x = Conv2d(self.features, size, down=down, implementation=self.implementation, name='conv0')(x)
+    return Conv2d(self.features, 3, implementation=self.implementation, name='conv1')(x)
 
 
 class SynthesisBlock(nn.Module):
@@ -51,13 +51,13 @@ class SynthesisBlock(nn.Module):
     features: output channels.
     resolution: side of the built output.
     use_noise: whether the convolutions add noise.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
   resolution: int
   use_noise: bool = True
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array, rgb: jax.Array | None, skip: jax.Array,
@@ -65,11 +65,11 @@ class SynthesisBlock(nn.Module):
                noise_mode: str) -> tuple[jax.Array, jax.Array]:
     """[N, H, W, in], image or None, encoder map, three styles -> 2x map and image."""
     def conv(name: str, up: int) -> StyleConv:
-      return StyleConv(self.features, self.resolution, up, self.use_noise, self.compute, name=name)
+      return StyleConv(self.features, self.resolution, up, self.use_noise, self.implementation, name=name)
 
     x = conv('conv0', 2)(x, styles[0], noise_mode) + skip
     x = conv('conv1', 1)(x, styles[1], noise_mode)
-    return x, ToRGB(compute=self.compute, name='toRGB')(x, styles[2], rgb)
+    return x, ToRGB(implementation=self.implementation, name='toRGB')(x, styles[2], rgb)
 
 
 class LowestBlock(nn.Module):
@@ -77,20 +77,20 @@ class LowestBlock(nn.Module):
 
   Attributes:
     features: channels.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array, styles: tuple[jax.Array, jax.Array],
                noise_mode: str) -> tuple[jax.Array, jax.Array]:
     """[N, H, W, C] and two styles -> a map of the same size and its image."""
-    y = Conv2d(self.features, 3, compute=self.compute, name='conv0')(x) + x
-    y = StyleConv(self.features, LATENT_SIDE, compute=self.compute, name='conv1')(
+    y = Conv2d(self.features, 3, implementation=self.implementation, name='conv0')(x) + x
+    y = StyleConv(self.features, LATENT_SIDE, implementation=self.implementation, name='conv1')(
         y, styles[0], noise_mode)
-    return y, ToRGB(compute=self.compute, name='toRGB')(y, styles[1])
+    return y, ToRGB(implementation=self.implementation, name='toRGB')(y, styles[1])
 
 
 class ToStyle(nn.Module):
@@ -98,16 +98,16 @@ class ToStyle(nn.Module):
 
   Attributes:
     features: width of the style.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, C] -> [N, features]."""
     for i in range(3):
-      x = Conv2d(x.shape[-1], 3, down=2, compute=self.compute, name=f'conv_{i}')(x)
-    return FullyConnected(self.features, 'lrelu', compute=self.compute, name='fc')(
+      x = Conv2d(x.shape[-1], 3, down=2, implementation=self.implementation, name=f'conv_{i}')(x)
+    return FullyConnected(self.features, 'lrelu', implementation=self.implementation, name='fc')(
         jnp.mean(x, axis=(1, 2)))

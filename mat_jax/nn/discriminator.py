@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from mat_jax.nn.layers import Conv2d, FullyConnected, minibatch_std
 from mat_jax.nn.mapping import Mapping
 from mat_jax.nn.sizes import channels, check_resolution
-from mat_jax.ops.compute import PORTABLE, Compute, for_platform
+from mat_jax.ops.implementation import PORTABLE, Implementation, for_platform
 
 
 def first_blocks(resolution: int, count: int) -> tuple[str, ...]:
@@ -35,20 +35,20 @@ class DiscriminatorBlock(nn.Module):
 
   Attributes:
     features: output channels.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, in] -> [N, H / 2, W / 2, features]."""
     gain = math.sqrt(0.5)
     skip = Conv2d(self.features, 1, 'linear', down=2, use_bias=False, gain=gain,
-                  compute=self.compute, name='skip')(x)
-    y = Conv2d(x.shape[-1], 3, compute=self.compute, name='conv0')(x)
-    y = Conv2d(self.features, 3, down=2, gain=gain, compute=self.compute, name='conv1')(y)
+                  implementation=self.implementation, name='skip')(x)
+    y = Conv2d(x.shape[-1], 3, implementation=self.implementation, name='conv0')(x)
+    y = Conv2d(self.features, 3, down=2, gain=gain, implementation=self.implementation, name='conv1')(y)
     return y + skip
 
 
@@ -61,7 +61,7 @@ class Branch(nn.Module):
     divisor: divides all channels; 2 in the stage-one branch.
     outputs: width of the last layer.
     minibatch_std_shards: see `Discriminator`.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   resolution: int
@@ -69,7 +69,7 @@ class Branch(nn.Module):
   divisor: int = 1
   outputs: int = 1
   minibatch_std_shards: int | None = 1
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, image: jax.Array, mask: jax.Array) -> jax.Array:
@@ -78,19 +78,19 @@ class Branch(nn.Module):
       return channels(side, self.width) // self.divisor
 
     x = jnp.concatenate([mask - 0.5, image], axis=-1)
-    x = Conv2d(features(self.resolution), 1, compute=self.compute, name='from_rgb')(x)
+    x = Conv2d(features(self.resolution), 1, implementation=self.implementation, name='from_rgb')(x)
     side = self.resolution
     while side > 4:
-      block = self.compute.block(DiscriminatorBlock)
-      x = block(features(side // 2), self.compute, name=f'block_{side}')(x)
+      block = self.implementation.block(DiscriminatorBlock)
+      x = block(features(side // 2), self.implementation, name=f'block_{side}')(x)
       side //= 2
     x = minibatch_std(x, shards=self.minibatch_std_shards)
-    x = Conv2d(features(4), 3, compute=self.compute, name='conv')(x)
+    x = Conv2d(features(4), 3, implementation=self.implementation, name='conv')(x)
     # The published fc0 reads its input in C, H, W order.
     x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-    x = FullyConnected(features(4), 'lrelu', compute=self.compute, name='fc0')(x)
-    last = dataclasses.replace(self.compute, dtype=jnp.float32)
-    return FullyConnected(self.outputs, compute=last, name='fc1')(x)
+    x = FullyConnected(features(4), 'lrelu', implementation=self.implementation, name='fc0')(x)
+    last = dataclasses.replace(self.implementation, dtype=jnp.float32)
+    return FullyConnected(self.outputs, implementation=last, name='fc1')(x)
 
 
 class Discriminator(nn.Module):
@@ -103,7 +103,7 @@ class Discriminator(nn.Module):
     dtype: compute dtype; parameters are float32.
     minibatch_std_shards: contiguous parts of the batch whose images are grouped
       for the minibatch standard deviation (see `layers.minibatch_std`).
-    compute: forms of the heavy operations; None takes the platform's.
+    implementation: of the heavy operations; None takes the platform's.
   """
 
   resolution: int = 256
@@ -111,19 +111,19 @@ class Discriminator(nn.Module):
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
   minibatch_std_shards: int | None = 1
-  compute: Compute | None = None
+  implementation: Implementation | None = None
 
   def setup(self):
     check_resolution(self.resolution)
-    compute = dataclasses.replace(self.compute or for_platform(), dtype=self.dtype)
+    implementation = dataclasses.replace(self.implementation or for_platform(), dtype=self.dtype)
     label_width = channels(4, self.width)
     outputs = label_width if self.label_dim else 1
-    shared = (self.minibatch_std_shards, compute)
-    branch = compute.network(Branch)
+    shared = (self.minibatch_std_shards, implementation)
+    branch = implementation.network(Branch)
     self.dis = branch(self.resolution, self.width, 1, outputs, *shared)
     self.dis_stage1 = branch(self.resolution, self.width, 2, outputs, *shared)
     if self.label_dim:
-      self.mapping = Mapping(label_width, label_dim=self.label_dim, compute=compute)
+      self.mapping = Mapping(label_width, label_dim=self.label_dim, implementation=implementation)
 
   def __call__(self, image: jax.Array, mask: jax.Array, stage1: jax.Array,
                labels: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

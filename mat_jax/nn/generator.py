@@ -22,7 +22,7 @@ from mat_jax.nn.first_stage import FirstStage
 from mat_jax.nn.layers import FullyConnected
 from mat_jax.nn.mapping import Mapping
 from mat_jax.nn.sizes import LATENT_SIDE, channels, check_resolution, num_ws
-from mat_jax.ops.compute import PORTABLE, Compute, for_platform
+from mat_jax.ops.implementation import PORTABLE, Implementation, for_platform
 
 
 class Encoder(nn.Module):
@@ -31,20 +31,20 @@ class Encoder(nn.Module):
   Attributes:
     resolution: built image side.
     width: channel multiplier.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   resolution: int
   width: float = 1.0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> dict[int, jax.Array]:
-    """[N, H, W, 7] -> maps by built side, from the resolution down to 16."""
+    """[N, H, W, 7] -> maps by native resolution, from the resolution down to 16."""
     maps, side = {}, self.resolution
     while side >= LATENT_SIDE:
-      block = self.compute.block(EncoderBlock)
-      x = block(channels(side, self.width), side == self.resolution, self.compute,
+      block = self.implementation.block(EncoderBlock)
+      x = block(channels(side, self.width), side == self.resolution, self.implementation,
                 name=f'block_{side}')(x)
       maps[side] = x
       side //= 2
@@ -57,12 +57,12 @@ class Decoder(nn.Module):
   Attributes:
     resolution: built image side.
     width: channel multiplier.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   resolution: int
   width: float = 1.0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, maps: dict[int, jax.Array], ws: jax.Array, global_style: jax.Array,
@@ -70,14 +70,14 @@ class Decoder(nn.Module):
     """Encoder maps by side, [N, num_ws, w_dim], [N, S] -> float32 [N, H, W, 3]."""
     global_style = global_style.astype(ws.dtype)
     styles = [jnp.concatenate([ws[:, i], global_style], axis=-1) for i in range(ws.shape[1])]
-    lowest = self.compute.block(LowestBlock, static_argnums=(2,))
-    block = self.compute.block(SynthesisBlock, static_argnums=(4,))
-    x, rgb = lowest(channels(LATENT_SIDE, self.width), self.compute, name=f'block_{LATENT_SIDE}')(
+    lowest = self.implementation.block(LowestBlock, static_argnums=(2,))
+    block = self.implementation.block(SynthesisBlock, static_argnums=(4,))
+    x, rgb = lowest(channels(LATENT_SIDE, self.width), self.implementation, name=f'block_{LATENT_SIDE}')(
         maps[LATENT_SIDE], (styles[0], styles[1]), noise_mode)
     side, first = 2 * LATENT_SIDE, 1
     while side <= self.resolution:
       # The first style of a block is the one its predecessor's image used.
-      x, rgb = block(channels(side, self.width), side, compute=self.compute,
+      x, rgb = block(channels(side, self.width), side, implementation=self.implementation,
                      name=f'block_{side}')(
                          x, rgb, maps[side], tuple(styles[first:first + 3]), noise_mode)
       side, first = 2 * side, first + 2
@@ -90,16 +90,16 @@ class Synthesis(nn.Module):
   Attributes:
     resolution: built image side.
     width: channel multiplier of both stages.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   resolution: int
   width: float = 1.0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, image: jax.Array, mask: jax.Array, ws: jax.Array, noise_mode: str = 'const',
-               keep_maps: dict[str, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
+               keep_masks: dict[str, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
     """Completes images.
 
     Args:
@@ -107,27 +107,27 @@ class Synthesis(nn.Module):
       mask: [N, H, W, 1].
       ws: [N, num_ws, w_dim].
       noise_mode: 'random', 'const' or 'none'.
-      keep_maps: see `Generator`.
+      keep_masks: see `Generator`.
 
     Returns:
       Result and stage-one image, float32 [N, H, W, 3]; kept pixels equal the
       input's.
     """
-    keep_maps = keep_maps or {}
-    stage1 = FirstStage(self.resolution, self.width, self.compute, name='first_stage')(
-        image, mask, ws, keep_maps.get('first'))
+    keep_masks = keep_masks or {}
+    stage1 = FirstStage(self.resolution, self.width, self.implementation, name='first_stage')(
+        image, mask, ws, keep_masks.get('first'))
     known = image * mask
     x = jnp.concatenate([mask - 0.5, known + stage1 * (1.0 - mask), known], axis=-1)
-    maps = Encoder(self.resolution, self.width, self.compute, name='enc')(x)
+    maps = Encoder(self.resolution, self.width, self.implementation, name='enc')(x)
     lowest = maps[LATENT_SIDE]
-    square = FullyConnected(LATENT_SIDE**2, 'lrelu', compute=self.compute,
+    square = FullyConnected(LATENT_SIDE**2, 'lrelu', implementation=self.implementation,
                             name='to_square')(ws[:, 0])
     square = square.reshape(-1, LATENT_SIDE, LATENT_SIDE, 1).astype(jnp.float32)
     square = resize_linear(square, (*lowest.shape[:3], 1))
-    maps[LATENT_SIDE] = mix_style(self, lowest, square, keep_maps.get('second'))
-    global_style = ToStyle(2 * channels(4, self.width), self.compute, name='to_style')(
+    maps[LATENT_SIDE] = mix_style(self, lowest, square, keep_masks.get('second'))
+    global_style = ToStyle(2 * channels(4, self.width), self.implementation, name='to_style')(
         maps[LATENT_SIDE])
-    rgb = Decoder(self.resolution, self.width, self.compute, name='dec')(
+    rgb = Decoder(self.resolution, self.width, self.implementation, name='dec')(
         maps, ws, global_style, noise_mode)
     return rgb * (1.0 - mask) + known, stage1
 
@@ -136,7 +136,7 @@ class Generator(nn.Module):
   """MAT's generator.
 
   Collections: 'params', and 'buffers' with `w_avg` and the constant noise.
-  Random streams: 'keep' for the keep maps (drawn at inference too), 'noise' for
+  Random streams: 'keep' for the keep masks (drawn at inference too), 'noise' for
   `noise_mode='random'`.
 
   Attributes:
@@ -145,7 +145,7 @@ class Generator(nn.Module):
     mapping_layers: depth of the mapping network.
     width: channel multiplier; 1.0 is the published network.
     dtype: compute dtype of the synthesis; parameters are float32.
-    compute: forms of the heavy operations; None takes the platform's.
+    implementation: of the heavy operations; None takes the platform's.
   """
 
   resolution: int = 256
@@ -153,19 +153,19 @@ class Generator(nn.Module):
   mapping_layers: int = 8
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
-  compute: Compute | None = None
+  implementation: Implementation | None = None
 
   def setup(self):
     check_resolution(self.resolution)
-    compute = dataclasses.replace(self.compute or for_platform(), dtype=self.dtype)
+    implementation = dataclasses.replace(self.implementation or for_platform(), dtype=self.dtype)
     self.mapping = Mapping(num_ws=num_ws(self.resolution), num_layers=self.mapping_layers,
-                           label_dim=self.label_dim, compute=compute)
-    self.synthesis = compute.network(Synthesis, static_argnums=(3,))(
-        self.resolution, self.width, compute)
+                           label_dim=self.label_dim, implementation=implementation)
+    self.synthesis = implementation.network(Synthesis, static_argnums=(3,))(
+        self.resolution, self.width, implementation)
 
   def __call__(self, image: jax.Array, mask: jax.Array, z: jax.Array,
                labels: jax.Array | None = None, truncation_psi: float | jax.Array = 1.0,
-               noise_mode: str = 'const', keep_maps: dict[str, jax.Array] | None = None,
+               noise_mode: str = 'const', keep_masks: dict[str, jax.Array] | None = None,
                train: bool = False,
                truncation_cutoff: int | None = None) -> tuple[jax.Array, jax.Array]:
     """Completes images.
@@ -177,8 +177,8 @@ class Generator(nn.Module):
       labels: [N, label_dim] or None.
       truncation_psi: 1 for full variety, 0 for the average style.
       noise_mode: 'random', 'const' (built size only) or 'none'.
-      keep_maps: {'first': [N, tokens, 180], 'second': [N, H/16, W/16, 512]}
-        (sizes for 256 and width 1; see `sizes.keep_map_shapes`) replaces the random
+      keep_masks: {'first': [N, tokens, 180], 'second': [N, H/16, W/16, 512]}
+        (sizes for 256 and width 1; see `sizes.keep_mask_shapes`) replaces the random
         maps; a missing one is drawn from the stream 'keep'.
       train: updates `w_avg` if 'buffers' is mutable.
       truncation_cutoff: truncates only the first so many style vectors.
@@ -187,7 +187,7 @@ class Generator(nn.Module):
       Result and stage-one image, float32 [N, H, W, 3], not clipped.
     """
     ws = self.mapping(z, labels, truncation_psi, truncation_cutoff, train)
-    return self.synthesis(image, mask, ws, noise_mode, keep_maps)
+    return self.synthesis(image, mask, ws, noise_mode, keep_masks)
 
   def map_latents(self, z: jax.Array, labels: jax.Array | None = None,
                   truncation_psi: float | jax.Array = 1.0, train: bool = False) -> jax.Array:
@@ -196,6 +196,6 @@ class Generator(nn.Module):
 
   def synthesize(self, image: jax.Array, mask: jax.Array, ws: jax.Array,
                  noise_mode: str = 'const',
-                 keep_maps: dict[str, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
+                 keep_masks: dict[str, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
     """Completes images from styles; arguments and results as in `__call__`."""
-    return self.synthesis(image, mask, ws, noise_mode, keep_maps)
+    return self.synthesis(image, mask, ws, noise_mode, keep_masks)

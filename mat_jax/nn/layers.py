@@ -2,7 +2,7 @@
 
 Kernels are stored with unit variance and scaled when used (equalised learning
 rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; products run in
-the dtype of `Compute`.
+the dtype of `Implementation`.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 from mat_jax.ops import convolution, resample
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 
 
 def activate(x: jax.Array, activation: str, gain: float = 1.0) -> jax.Array:
@@ -107,19 +107,19 @@ class FullyConnected(nn.Module):
     activation: 'linear' or 'lrelu'.
     lr_multiplier: m; the kernel is stored divided by it.
     bias_init: initial bias.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
   activation: str = 'linear'
   lr_multiplier: float = 1.0
   bias_init: float = 0.0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., in] -> [..., features]."""
-    dtype = self.compute.dtype
+    dtype = self.implementation.dtype
     kernel, bias, gain = self._weights(x.shape[-1])
     y = gain * self._product(x.astype(dtype), kernel.astype(dtype))
     return activate(y + bias.astype(dtype), self.activation)
@@ -127,13 +127,13 @@ class FullyConnected(nn.Module):
   def _weights(self, inputs: int) -> tuple[jax.Array, jax.Array, float]:
     """Kernel [inputs, features] and bias, and what multiplies a product with the kernel."""
     kernel = self.param(
-        'kernel', self.compute.normal(1.0 / self.lr_multiplier), (inputs, self.features))
+        'kernel', self.implementation.normal(1.0 / self.lr_multiplier), (inputs, self.features))
     bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
     return kernel, bias * self.lr_multiplier, self.lr_multiplier / math.sqrt(inputs)
 
   def _product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if x.ndim == 4 and self.compute.pointwise == 'convolution':
-      return convolution.convolve(x, kernel[None, None], compute=self.compute)
+    if x.ndim == 4 and self.implementation.pointwise == 'convolution':
+      return convolution.convolve(x, kernel[None, None], implementation=self.implementation)
     return x @ kernel
 
 
@@ -144,7 +144,7 @@ class FullyConnectedWeights(FullyConnected):
   def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
     """Kernel [inputs, features] and bias [features] as they are used, in the compute dtype."""
     kernel, bias, gain = self._weights(inputs)
-    return (kernel * gain).astype(self.compute.dtype), bias.astype(self.compute.dtype)
+    return (kernel * gain).astype(self.implementation.dtype), bias.astype(self.implementation.dtype)
 
 
 class Conv2d(nn.Module):
@@ -158,7 +158,7 @@ class Conv2d(nn.Module):
     down: 1 or 2.
     use_bias: adds a bias before the activation.
     gain: extra factor on the activation (sqrt(1/2) in residual blocks).
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
@@ -168,16 +168,16 @@ class Conv2d(nn.Module):
   down: int = 1
   use_bias: bool = True
   gain: float = 1.0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, in] -> [N, H * up / down, W * up / down, features]."""
-    dtype = self.compute.dtype
+    dtype = self.implementation.dtype
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', self.compute.normal(1.0), shape)
+    kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     y = resample.resample_conv(
-        x.astype(dtype), kernel.astype(dtype), self.up, self.down, compute=self.compute)
+        x.astype(dtype), kernel.astype(dtype), self.up, self.down, implementation=self.implementation)
     y = y * _gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -197,32 +197,32 @@ class ModulatedConv2d(nn.Module):
     kernel_size: odd.
     demodulate: scales every output channel to unit expected deviation.
     up: 1 or 2.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
   kernel_size: int
   demodulate: bool = True
   up: int = 1
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
     """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]."""
-    dtype = self.compute.dtype
-    scale = FullyConnected(x.shape[-1], bias_init=1.0, compute=self.compute, name='affine')(style)
+    dtype = self.implementation.dtype
+    scale = FullyConnected(x.shape[-1], bias_init=1.0, implementation=self.implementation, name='affine')(style)
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', self.compute.normal(1.0), shape)
+    kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     scale = scale * _gain(shape)
     if not self.demodulate and self.up == 1 and shape[:2] == (1, 1) and (
-        self.compute.pointwise == 'product'):
+        self.implementation.pointwise == 'matmul'):
       # Scaling a small kernel for each image spares a scaled copy of the map. (A TPU scales
       # within the convolution, and would change the layout of the map for this.)
       kernels = kernel[0, 0] * scale[:, :, None]
       return jnp.einsum('nhwi,nio->nhwo', x.astype(dtype), kernels.astype(dtype))
     y = resample.resample_conv(
         x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
-        compute=self.compute)
+        implementation=self.implementation)
     if self.demodulate:
       # As a sum of slices: XLA's reduction of leading axes is slow on the CPU.
       power = sum(jnp.square(kernel[i, j]) for i in range(shape[0]) for j in range(shape[1]))
@@ -239,14 +239,14 @@ class StyleConv(nn.Module):
     resolution: side of the constant noise map, the built output size.
     up: 1 or 2.
     use_noise: has a noise strength and a constant noise map.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
   resolution: int
   up: int = 1
   use_noise: bool = True
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array, style: jax.Array, noise_mode: str = 'const') -> jax.Array:
@@ -259,7 +259,7 @@ class StyleConv(nn.Module):
         'const' (the stored map, [H * up, W * up], or one per image with N in front)
         or 'none'.
     """
-    y = ModulatedConv2d(self.features, 3, up=self.up, compute=self.compute, name='conv')(x, style)
+    y = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation, name='conv')(x, style)
     if self.use_noise:
       y = self._add_noise(y, noise_mode)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -272,7 +272,7 @@ class StyleConv(nn.Module):
     strength = self.param('noise_strength', nn.initializers.zeros, ())
     stored = self.variable(
         'buffers', 'noise_const',
-        lambda: self.compute.normal(1.0)(self.make_rng('params'), (self.resolution,) * 2))
+        lambda: self.implementation.normal(1.0)(self.make_rng('params'), (self.resolution,) * 2))
     if noise_mode == 'none':
       return y
     if noise_mode == 'const':
@@ -293,11 +293,11 @@ class ToRGB(nn.Module):
 
   Attributes:
     features: image channels.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int = 3
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array, style: jax.Array, skip: jax.Array | None = None) -> jax.Array:
@@ -310,14 +310,14 @@ class ToRGB(nn.Module):
         enlarged by the FIR filter.
     """
     y = ModulatedConv2d(
-        self.features, 1, demodulate=False, compute=self.compute, name='conv')(x, style)
+        self.features, 1, demodulate=False, implementation=self.implementation, name='conv')(x, style)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    if self.compute.images == 'planes':
+    if self.implementation.images == 'planes':
       y = with_layout_constraint(y, Layout((0, 3, 1, 2)))
     # Images are summed over up to seven sizes: float32 keeps the sum exact.
     y = y.astype(jnp.float32) + bias
     if skip is None:
       return y
     if skip.shape[1:3] != y.shape[1:3]:
-      skip = resample.upsample(skip, self.compute)
+      skip = resample.upsample(skip, self.implementation)
     return y + skip

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mat_jax.nn.layers import FullyConnected, normalize_second_moment
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 
 W_AVG_BETA = 0.995
 
@@ -20,14 +20,14 @@ class Mapping(nn.Module):
     num_ws: vectors to broadcast to; None returns one, without w_avg.
     num_layers: depth; 8 in the released checkpoints.
     label_dim: width of the label; 0 for none.
-    compute: forms; the mapping always computes in float32.
+    implementation: of the heavy operations; the mapping always computes in float32.
   """
 
   w_dim: int = 512
   num_ws: int | None = None
   num_layers: int = 8
   label_dim: int = 0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, z: jax.Array | None, labels: jax.Array | None = None,
@@ -46,16 +46,16 @@ class Mapping(nn.Module):
     Returns:
       float32 [N, num_ws, w_dim], or [N, w_dim] when `num_ws` is None.
     """
-    compute = dataclasses.replace(self.compute, dtype=jnp.float32)
+    implementation = dataclasses.replace(self.implementation, dtype=jnp.float32)
     inputs = [] if z is None else [normalize_second_moment(z.astype(jnp.float32))]
     if self.label_dim:
       if labels is None or labels.shape[-1] != self.label_dim:
         raise ValueError(f'labels must be [N, {self.label_dim}]')
-      embedded = FullyConnected(self.w_dim, compute=compute, name='embed')(labels)
+      embedded = FullyConnected(self.w_dim, implementation=implementation, name='embed')(labels)
       inputs.append(normalize_second_moment(embedded))
     x = jnp.concatenate(inputs, axis=-1)
     for i in range(self.num_layers):
-      x = FullyConnected(self.w_dim, 'lrelu', 0.01, compute=compute, name=f'fc{i}')(x)
+      x = FullyConnected(self.w_dim, 'lrelu', 0.01, implementation=implementation, name=f'fc{i}')(x)
     if self.num_ws is None:
       return x
     w_avg = self.variable('buffers', 'w_avg', jnp.zeros, (self.w_dim,))

@@ -16,7 +16,7 @@ from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import ProjectedDiscriminator
 from mat_jax.nn.sizes import check_resolution
-from mat_jax.ops.compute import Compute, for_platform
+from mat_jax.ops.implementation import Implementation, for_platform
 
 GROUP_SIZE = 4  # images whose standard deviation the discriminator sees
 RELEASED_MAPPING_LAYERS = 8
@@ -56,7 +56,7 @@ def generator_from_config(model: ml_collections.ConfigDict, implementations: str
                     'inpainting are for models without labels')
   return Generator(
       resolution=_checked_resolution(model), mapping_layers=mapping_layers(model),
-      width=model.width, dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat))
+      width=model.width, dtype=compute_dtype(model.dtype), implementation=_implementation(implementations, remat))
 
 
 def mapping_layers(model: Mapping[str, Any]) -> int:
@@ -73,7 +73,7 @@ def discriminator_from_config(model: ml_collections.ConfigDict, implementations:
   """
   return Discriminator(
       resolution=_checked_resolution(model), width=model.width,
-      dtype=compute_dtype(model.dtype), compute=_compute(implementations, remat),
+      dtype=compute_dtype(model.dtype), implementation=_implementation(implementations, remat),
       minibatch_std_shards=None)
 
 
@@ -82,10 +82,10 @@ def projected_from_config(config: ml_collections.ConfigDict) -> ProjectedDiscrim
   if not config.train.projected_weight:
     return None
   return ProjectedDiscriminator(dataclasses.replace(
-      _compute(config.implementations, False), dtype=compute_dtype(config.model.dtype)))
+      _implementation(config.implementations, False), dtype=compute_dtype(config.model.dtype)))
 
 
-def _compute(implementations: str, remat: bool) -> Compute:
+def _implementation(implementations: str, remat: bool) -> Implementation:
   if implementations not in ('auto', 'cpu', 'gpu', 'tpu'):
     raise UserError(f"implementations is {implementations!r}; choose 'auto', 'cpu', 'gpu' or "
                     "'tpu'")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mat_jax.nn.layers import activate
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 from mat_jax.ops.resample import resample_conv
 
 # Where `TrainState.d_params` has this network's parameters.
@@ -32,10 +32,10 @@ class ProjectedDiscriminator(nn.Module):
   """Random projections and a head for each depth.
 
   Attributes:
-    compute: dtype.
+    implementation: dtype.
   """
 
-  compute: Compute | None = None
+  implementation: Implementation | None = None
 
   @nn.compact
   def __call__(self, features: Mapping[str, jax.Array], mask: jax.Array) -> jax.Array:
@@ -49,17 +49,17 @@ class ProjectedDiscriminator(nn.Module):
     Returns:
       Logits, float32 [N, depths, positions]; high means real.
     """
-    compute = self.compute or PORTABLE
+    implementation = self.implementation or PORTABLE
     coarser, logits = None, []
     for layer in reversed(LAYERS):
       x = features[layer]
-      x = (x * math.sqrt(x.shape[-1])).astype(compute.dtype)
-      x = RandomConv(_MIXED, 1, compute, name=f'channels_{layer}')(x)
+      x = (x * math.sqrt(x.shape[-1])).astype(implementation.dtype)
+      x = RandomConv(_MIXED, 1, implementation, name=f'channels_{layer}')(x)
       if coarser is not None:
         x = (x + jax.image.resize(coarser, x.shape, 'linear')) * math.sqrt(0.5)
-      coarser = RandomConv(_MIXED, 3, compute, name=f'depths_{layer}')(x)
+      coarser = RandomConv(_MIXED, 3, implementation, name=f'depths_{layer}')(x)
       kept = jax.image.resize(mask, (*x.shape[:3], 1), 'linear').astype(x.dtype)
-      head = Head(compute, name=f'head_{layer}')
+      head = Head(implementation, name=f'head_{layer}')
       logits.append(head(jnp.concatenate([coarser, kept - 0.5], axis=-1)))
     return jnp.stack(logits, axis=1)
 
@@ -70,39 +70,39 @@ class RandomConv(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: odd.
-    compute: dtype.
+    implementation: dtype.
   """
 
   features: int
   kernel_size: int
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, in] -> [N, H, W, features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = jax.lax.stop_gradient(self.param('kernel', self.compute.normal(1.0), shape))
+    kernel = jax.lax.stop_gradient(self.param('kernel', self.implementation.normal(1.0), shape))
     kernel = (kernel / math.sqrt(math.prod(shape[:3]))).astype(x.dtype)
-    return resample_conv(x, kernel, compute=self.compute)
+    return resample_conv(x, kernel, implementation=self.implementation)
 
 
 class Head(nn.Module):
   """Halves a map until its side is 4, and scores every position.
 
   Attributes:
-    compute: dtype.
+    implementation: dtype.
   """
 
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, C] -> float32 [N, 16]."""
     count = max(0, int(math.log2(x.shape[1] / _SIDE)))
     for i in range(count):
-      x = activate(SpectralConv(_CHANNELS, 2, self.compute, name=f'conv_{i}')(x), 'lrelu')
-    x = SpectralConv(_CHANNELS, compute=self.compute, name='conv')(x)
-    x = SpectralConv(1, compute=self.compute, name='logits')(activate(x, 'lrelu'))
+      x = activate(SpectralConv(_CHANNELS, 2, self.implementation, name=f'conv_{i}')(x), 'lrelu')
+    x = SpectralConv(_CHANNELS, implementation=self.implementation, name='conv')(x)
+    x = SpectralConv(1, implementation=self.implementation, name='logits')(activate(x, 'lrelu'))
     return x.astype(jnp.float32).reshape(x.shape[0], -1)
 
 
@@ -112,21 +112,21 @@ class SpectralConv(nn.Module):
   Attributes:
     features: output channels.
     down: 1 or 2.
-    compute: dtype.
+    implementation: dtype.
   """
 
   features: int
   down: int = 1
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, in] -> [N, H / down, W / down, features]."""
     shape = (3, 3, x.shape[-1], self.features)
-    kernel = self.param('kernel', self.compute.normal(1.0), shape)
+    kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel = kernel / largest_singular_value(kernel.reshape(-1, self.features))
-    y = resample_conv(x, kernel.astype(x.dtype), down=self.down, compute=self.compute)
+    y = resample_conv(x, kernel.astype(x.dtype), down=self.down, implementation=self.implementation)
     return y + bias.astype(y.dtype)
 
 

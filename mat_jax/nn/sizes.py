@@ -33,8 +33,8 @@ def check_resolution(resolution: int) -> None:
     raise ValueError(f'resolution {resolution} is not a power of two from 64')
 
 
-def keep_map_shapes(resolution: int, width: float = 1.0) -> dict[str, tuple[int, ...]]:
-  """Shapes, without the batch, of the keep maps of both stages at the built size."""
+def keep_mask_shapes(resolution: int, width: float = 1.0) -> dict[str, tuple[int, ...]]:
+  """Shapes, without the batch, of the keep masks of both stages at the built size."""
   middle = token_grid(resolution) // 4
   return {
       'first': (middle * middle, stage1_channels(width)),

@@ -16,10 +16,10 @@ import numpy as np
 
 from mat_jax.nn.layers import Conv2d, FullyConnected, FullyConnectedWeights
 from mat_jax.ops import window_kernel
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 
-_SHUT_OUT = -100.0
-_APART = -1e9  # of logits: no float32 exponential is left of it
+_MASKED_LOGIT = -100.0
+_OTHER_WINDOW_LOGIT = -1e9  # of logits: no float32 exponential is left of it
 
 
 class PartialConv2d(nn.Module):
@@ -31,7 +31,7 @@ class PartialConv2d(nn.Module):
     activation: 'linear' or 'lrelu'.
     up: 1 or 2 (without a mask).
     down: 1 or 2.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   features: int
@@ -39,14 +39,14 @@ class PartialConv2d(nn.Module):
   activation: str = 'lrelu'
   up: int = 1
   down: int = 1
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array,
                mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
     """[N, H, W, in] and its mask or None -> output and updated mask or None."""
     y = Conv2d(self.features, self.kernel_size, self.activation, self.up, self.down,
-               compute=self.compute, name='conv')(x)
+               implementation=self.implementation, name='conv')(x)
     if mask is None:
       return y, None
     area, pad = self.kernel_size**2, self.kernel_size // 2
@@ -87,10 +87,10 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
   labels = labels.reshape(height // window, window, width // window, window)
   labels = labels.transpose(0, 2, 1, 3).reshape(-1, window * window)
   same = labels[:, :, None] == labels[:, None, :]
-  return np.where(same, 0.0, _SHUT_OUT).astype(np.float32)
+  return np.where(same, 0.0, _MASKED_LOGIT).astype(np.float32)
 
 
-def join_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray | None:
+def pack_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray | None:
   """The bias of logits when `count` neighbouring windows are computed as one.
 
   Args:
@@ -106,7 +106,7 @@ def join_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray
     return bias
   within = np.zeros((1, count, tokens, tokens)) if bias is None else bias.reshape(
       -1, count, tokens, tokens)
-  joined = np.full((len(within), count, tokens, count, tokens), _APART, np.float32)
+  joined = np.full((len(within), count, tokens, count, tokens), _OTHER_WINDOW_LOGIT, np.float32)
   for i in range(count):
     joined[:, i, :, i] = within[:, i]
   return joined.reshape(len(within), count * tokens, count * tokens)
@@ -120,7 +120,7 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 
 def _key_bias(mask: jax.Array) -> jax.Array:
   """Mask of keys [B, T, 1] -> float32 [B, 1, T]: what shuts the keys of the hole out."""
-  return jnp.where(mask == 0.0, _SHUT_OUT, 0.0).swapaxes(1, 2)
+  return jnp.where(mask == 0.0, _MASKED_LOGIT, 0.0).swapaxes(1, 2)
 
 
 class WindowAttention(nn.Module):
@@ -128,11 +128,11 @@ class WindowAttention(nn.Module):
 
   Attributes:
     heads: number of heads; divides the width.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   heads: int
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, tokens: jax.Array, bias: np.ndarray | None,
@@ -150,15 +150,15 @@ class WindowAttention(nn.Module):
     if self._is_kernel(tokens):
       return self._by_kernel(tokens, bias, mask)
     shape = tokens.shape
-    joined = self._joined_windows(shape, bias)
-    bias = join_windows(bias, shape[1], joined)
+    joined = self._packed_windows(shape, bias)
+    bias = pack_windows(bias, shape[1], joined)
     tokens = tokens.reshape(-1, joined * shape[1], shape[2])
     mask = None if mask is None else mask.reshape(*tokens.shape[:2], 1)
     b, t, c = tokens.shape
     head_dim = c // self.heads
 
     def project(name: str, x: jax.Array) -> jax.Array:
-      return FullyConnected(c, compute=self.compute, name=name)(x)
+      return FullyConnected(c, implementation=self.implementation, name=name)(x)
 
     normalized = l2_normalize(tokens)
     query = project('q', normalized).reshape(b, t, self.heads, head_dim)
@@ -183,7 +183,7 @@ class WindowAttention(nn.Module):
 
   def _is_kernel(self, tokens: jax.Array) -> bool:
     """Whether to compute by `window_kernel`, which has to see the batch of one device."""
-    return (self.compute.attention == 'kernel' and tokens.shape[1] % 8 == 0
+    return (self.implementation.attention == 'kernel' and tokens.shape[1] % 8 == 0
             and bool(jax.sharding.get_abstract_mesh().manual_axes))
 
   def _by_kernel(self, tokens: jax.Array, bias: np.ndarray | None,
@@ -191,18 +191,18 @@ class WindowAttention(nn.Module):
     c = tokens.shape[-1]
 
     def weights(name: str) -> tuple[jax.Array, jax.Array]:
-      kernel, bias = FullyConnectedWeights(c, compute=self.compute, name=name)(c)
+      kernel, bias = FullyConnectedWeights(c, implementation=self.implementation, name=name)(c)
       return kernel, bias[None]
 
     return window_kernel.attend(
-        tokens.astype(self.compute.dtype),
+        tokens.astype(self.implementation.dtype),
         window_kernel.Weights(*map(weights, ('q', 'k', 'v', 'proj'))), self.heads, bias,
         None if mask is None else _key_bias(mask))
 
-  def _joined_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
+  def _packed_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
     """How many windows of [B, T, C] tokens to compute together."""
     windows = shape[0] if bias is None else bias.shape[0]
-    return math.gcd(windows, max(1, self.compute.attention_tokens // shape[1]))
+    return math.gcd(windows, max(1, self.implementation.attention_tokens // shape[1]))
 
 
 class Mlp(nn.Module):
@@ -210,17 +210,17 @@ class Mlp(nn.Module):
 
   Attributes:
     hidden: width of the hidden layer.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   hidden: int
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., C] -> [..., C]."""
-    y = FullyConnected(self.hidden, 'lrelu', compute=self.compute, name='fc1')(x)
-    return FullyConnected(x.shape[-1], compute=self.compute, name='fc2')(y)
+    y = FullyConnected(self.hidden, 'lrelu', implementation=self.implementation, name='fc1')(x)
+    return FullyConnected(x.shape[-1], implementation=self.implementation, name='fc2')(y)
 
 
 class TransformerBlock(nn.Module):
@@ -231,14 +231,14 @@ class TransformerBlock(nn.Module):
     window: side of a window; divides both sides of the map.
     shift: cyclic shift before the windows are cut; 0 for none.
     mlp_ratio: hidden width of the MLP over its width.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   heads: int
   window: int
   shift: int = 0
   mlp_ratio: float = 2.0
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array,
@@ -259,14 +259,14 @@ class TransformerBlock(nn.Module):
       return jnp.roll(y, (self.shift, self.shift), (1, 2)) if self.shift else y
 
     mask_windows = None if mask is None else to_windows(mask)
-    attended = WindowAttention(self.heads, self.compute, name='attn')(
+    attended = WindowAttention(self.heads, self.implementation, name='attn')(
         to_windows(x), bias, mask_windows)
     if mask is not None:
       seen = jnp.max(mask_windows, axis=1, keepdims=True)
       mask = to_map(jnp.broadcast_to(seen, mask_windows.shape))
     fused = jnp.concatenate([x, to_map(attended)], axis=-1)
-    y = FullyConnected(c, 'lrelu', compute=self.compute, name='fuse')(fused)
-    y = Mlp(int(c * self.mlp_ratio), self.compute, name='mlp')(y)
+    y = FullyConnected(c, 'lrelu', implementation=self.implementation, name='fuse')(fused)
+    y = Mlp(int(c * self.mlp_ratio), self.implementation, name='mlp')(y)
     return y, mask
 
 
@@ -281,7 +281,7 @@ class TransformerStage(nn.Module):
       cover it do not shift, on larger inputs neither.
     up: resampling of the input, 1 or 2.
     down: resampling of the input, 1 or 2.
-    compute: dtype and forms.
+    implementation: dtype, and the implementation of the heavy operations.
   """
 
   depth: int
@@ -290,7 +290,7 @@ class TransformerStage(nn.Module):
   resolution: int
   up: int = 1
   down: int = 1
-  compute: Compute = PORTABLE
+  implementation: Implementation = PORTABLE
 
   @nn.compact
   def __call__(self, x: jax.Array,
@@ -298,14 +298,14 @@ class TransformerStage(nn.Module):
     """[N, H, W, C] -> [N, H * up / down, W * up / down, C], and the mask likewise."""
     width = x.shape[-1]
     if (self.up, self.down) != (1, 1):
-      x, mask = PartialConv2d(width, 3, up=self.up, down=self.down, compute=self.compute,
+      x, mask = PartialConv2d(width, 3, up=self.up, down=self.down, implementation=self.implementation,
                               name='downsample')(x, mask)
     shortcut = x
     window = min(self.window, self.resolution)
     for i in range(self.depth):
       shift = window // 2 if i % 2 and self.resolution > window else 0
-      block = self.compute.block(TransformerBlock)
-      x, mask = block(self.heads, window, shift, compute=self.compute,
+      block = self.implementation.block(TransformerBlock)
+      x, mask = block(self.heads, window, shift, implementation=self.implementation,
                       name=f'blocks_{i}')(x, mask)
-    x, mask = PartialConv2d(width, 3, compute=self.compute, name='conv')(x, mask)
+    x, mask = PartialConv2d(width, 3, implementation=self.implementation, name='conv')(x, mask)
     return x + shortcut, mask

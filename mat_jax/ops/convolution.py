@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -38,22 +38,22 @@ def plain(x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1,
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
-             compute: Compute = PORTABLE) -> jax.Array:
+             implementation: Implementation = PORTABLE) -> jax.Array:
   """Stride-1 correlation.
 
   Args:
     x: [N, H, W, I].
     kernel: [h, w, I, O].
     padding: zeros on both sides of (height, width).
-    compute: chooses the form of the kernel gradient.
+    implementation: of the heavy operations.
 
   Returns:
     [N, H + 2 padding - h + 1, ..., O].
   """
   pads = tuple((p, p) for p in padding)
-  if compute.weight_gradient == 'strips':
+  if implementation.weight_gradient == 'strips':
     return _bilinear(x, kernel, pads)
-  return plain(x, kernel, pads) if compute.pointwise == 'convolution' else _multiply(
+  return plain(x, kernel, pads) if implementation.pointwise == 'convolution' else _multiply(
       x, kernel, pads)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mat_jax.ops import convolution, strided
-from mat_jax.ops.compute import PORTABLE, PRODUCT, Compute
+from mat_jax.ops.implementation import CONVOLUTION, PORTABLE, Implementation
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -58,19 +58,19 @@ def _filter_axis(x: jax.Array, axis: int, padding: tuple[int, int], stride: int)
 
 
 def blur(x: jax.Array, padding: tuple[int, int], down: int = 1,
-         compute: Compute = PORTABLE) -> jax.Array:
+         implementation: Implementation = PORTABLE) -> jax.Array:
   """The low-pass filter, keeping every `down`-th pixel.
 
   Args:
     x: [N, H, W, C].
     padding: zeros (before, after) each spatial axis.
     down: subsampling factor.
-    compute: chooses the form.
+    implementation: of the heavy operations.
 
   Returns:
     [N, (H + padding - 4) // down + 1, ..., C].
   """
-  if compute.fir == 'depthwise':
+  if implementation.fir == 'depthwise':
     return upfirdn(x, fir_filter(), down=down, padding=padding)
   x = _filter_axis(x, 1, padding, down)
   return _filter_axis(x, 2, padding, down) * (1.0 / 64.0)
@@ -94,10 +94,10 @@ def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
   return _interleave(before + middle, middle + after, axis)
 
 
-def upsample(x: jax.Array, compute: Compute = PORTABLE) -> jax.Array:
+def upsample(x: jax.Array, implementation: Implementation = PORTABLE) -> jax.Array:
   """2x enlargement with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
   # A convolution would put the batch of an image of three channels into the TPU's 128 lanes.
-  if compute.fir == 'depthwise' and x.shape[-1] > 4:
+  if implementation.fir == 'depthwise' and x.shape[-1] > 4:
     return upfirdn(x, fir_filter(), up=2, padding=(2, 1), gain=4.0)
   return _upsample_axis(_upsample_axis(x, 1), 2) * (1.0 / 16.0)
 
@@ -118,30 +118,30 @@ def _blur_dilated_axis(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
       (before + right) + 3.0 * (left + odd), (left + after) + 3.0 * (odd + right), axis)
 
 
-def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
+def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, implementation: Implementation) -> jax.Array:
   """The zero-inserted k3 convolution split by output parity, merged into the FIR."""
   rows = []
   for row_taps, row_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)):
     even, odd = (
-        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), compute)
+        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), implementation)
         for column_taps, column_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)))
     rows.append(_blur_dilated_axis(even, odd, 2))
   return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
 
 
 def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
-                   compute: Compute) -> jax.Array:
+                   implementation: Implementation) -> jax.Array:
   if kernel.shape[0] == 1:
-    x = convolution.convolve(x, kernel, compute=compute)
-    return upsample(x, compute) if fir is None else upfirdn(x, fir, 2, 1, (2, 1), 4.0)
-  if fir is None and compute.upsample_conv == 'sub_kernels':
-    return _upsample_conv_sub_kernels(x, kernel, compute)
-  if compute.upsample_conv == 'adjoint':
-    x = strided.spread(x, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    x = convolution.convolve(x, kernel, implementation=implementation)
+    return upsample(x, implementation) if fir is None else upfirdn(x, fir, 2, 1, (2, 1), 4.0)
+  if fir is None and implementation.upsample_conv == 'sub_kernels':
+    return _upsample_conv_sub_kernels(x, kernel, implementation)
+  if implementation.upsample_conv == 'adjoint':
+    x = strided.transposed(x, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
   else:
     x = convolution.plain(x, kernel, ((2, 2), (2, 2)), dilation=2)
   if fir is None:
-    return blur(x, (1, 1), compute=compute) * 4.0
+    return blur(x, (1, 1), implementation=implementation) * 4.0
   return upfirdn(x, fir, padding=(1, 1), gain=4.0)
 
 
@@ -175,32 +175,32 @@ def _merge(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
   return lax.slice_in_dim(_interleave(even, jnp.pad(odd, pads), axis), 0, size, axis=axis)
 
 
-def _strided_conv_phases(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
+def _strided_conv_polyphase(x: jax.Array, kernel: jax.Array, implementation: Implementation) -> jax.Array:
   """Stride-2 VALID k3 convolution as four convolutions over the input's phases."""
   phases = _phases(x)
-  return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], compute=compute)
+  return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], implementation=implementation)
              for i in range(2) for j in range(2))
 
 
 def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
-                     compute: Compute) -> jax.Array:
+                     implementation: Implementation) -> jax.Array:
   pad, down = ((1, 1), 2) if kernel.shape[0] == 1 else ((2, 2), 1)
   if fir is None:
-    x = blur(x, pad, down, compute)
+    x = blur(x, pad, down, implementation)
   else:
     x = upfirdn(x, fir, down=down, padding=pad)
   if kernel.shape[0] == 1:
-    return convolution.convolve(x, kernel, compute=compute)
-  if compute.downsample_conv == 'phases':
-    return _strided_conv_phases(x, kernel, compute)
-  if compute.downsample_conv == 'adjoint':
+    return convolution.convolve(x, kernel, implementation=implementation)
+  if implementation.downsample_conv == 'polyphase':
+    return _strided_conv_polyphase(x, kernel, implementation)
+  if implementation.downsample_conv == 'adjoint':
     return strided.strided(x, kernel)
   return convolution.plain(x, kernel, ((0, 0), (0, 0)), stride=2)
 
 
 def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
                   fir: np.ndarray | None = None,
-                  compute: Compute = PORTABLE) -> jax.Array:
+                  implementation: Implementation = PORTABLE) -> jax.Array:
   """Convolution with optional 2x up- or downsampling, low-pass filtered.
 
   Args:
@@ -209,7 +209,7 @@ def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
     up: 1 or 2.
     down: 1 or 2, not together with `up`.
     fir: a 4x4 filter other than MAT's; None takes MAT's in the fastest form.
-    compute: chooses the forms.
+    implementation: of the heavy operations.
 
   Returns:
     [N, H * up / down, W * up / down, O].
@@ -217,16 +217,16 @@ def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
   Raises:
     ValueError: for another combination of kernel size and resampling.
   """
-  return checkpoint_name(_resample_conv(x, kernel, up, down, fir, compute), PRODUCT)
+  return checkpoint_name(_resample_conv(x, kernel, up, down, fir, implementation), CONVOLUTION)
 
 
 def _resample_conv(x: jax.Array, kernel: jax.Array, up: int, down: int, fir: np.ndarray | None,
-                   compute: Compute) -> jax.Array:
+                   implementation: Implementation) -> jax.Array:
   size = kernel.shape[0]
   if (up, down) == (1, 1):
-    return convolution.convolve(x, kernel, (size // 2, size // 2), compute)
+    return convolution.convolve(x, kernel, (size // 2, size // 2), implementation)
   if size not in (1, 3) or (up, down) not in ((2, 1), (1, 2)):
     raise ValueError(f'no resampling convolution for kernel {size}, up {up}, down {down}')
   if up == 2:
-    return _upsample_conv(x, kernel, fir, compute)
-  return _downsample_conv(x, kernel, fir, compute)
+    return _upsample_conv(x, kernel, fir, implementation)
+  return _downsample_conv(x, kernel, fir, implementation)

@@ -1,7 +1,7 @@
 """Convolutions of stride 2 whose derivatives of any order are products that cuDNN has.
 
 The sum of y * strided(x, kernel) is linear in each of x, kernel and y, and its derivative by
-each of them is one of three products: `strided`, its adjoint `spread`, and `kernel_gradient`.
+each of them is one of three convolutions: `strided`, its adjoint `transposed`, and `kernel_gradient`.
 They are each other's derivatives. What JAX derives by itself from a zero-inserted
 convolution, as the second order of R1 does, is equal, but XLA's GPU compiler then finds
 neither cuDNN's gradient of the input nor that of the kernel: it inserts the zeros (four times
@@ -27,7 +27,7 @@ def strided(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def spread(y: jax.Array, kernel: jax.Array) -> jax.Array:
+def transposed(y: jax.Array, kernel: jax.Array) -> jax.Array:
   """Adjoint of `strided` by x: [N, h, w, O], [3, 3, I, O] -> [N, 2 h + 1, 2 w + 1, I]."""
   n, h, w, _ = y.shape
   # XLA takes a convolution with a reversed kernel for cuDNN's gradient of the input, but
@@ -50,7 +50,7 @@ def _keep(function):
   return lambda a, b: (function(a, b), (a, b))
 
 
-strided.defvjp(_keep(strided), lambda kept, g: (spread(g, kept[1]), kernel_gradient(kept[0], g)))
-spread.defvjp(_keep(spread), lambda kept, g: (strided(g, kept[1]), kernel_gradient(g, kept[0])))
+strided.defvjp(_keep(strided), lambda kept, g: (transposed(g, kept[1]), kernel_gradient(kept[0], g)))
+transposed.defvjp(_keep(transposed), lambda kept, g: (strided(g, kept[1]), kernel_gradient(g, kept[0])))
 kernel_gradient.defvjp(
-    _keep(kernel_gradient), lambda kept, g: (spread(kept[1], g), strided(kept[0], g)))
+    _keep(kernel_gradient), lambda kept, g: (transposed(kept[1], g), strided(kept[0], g)))

@@ -31,7 +31,7 @@ def find_images(folder: str) -> list[str]:
 
 
 def list_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Lists a folder in depth.
+  """Lists a folder recursively.
 
   Hidden files and folders (`.ipynb_checkpoints`, the `._*` files of macOS) are left
   out, and symbolic links to folders are not followed.

@@ -5,7 +5,7 @@ blitting, general geometric and colour transforms ('bgc'). An example is a tuple
 of images and their mask: all move alike, colours change in the images alone, and
 what the mask keeps stays equal in all images of the example.
 
-The random part (`draw`) is apart from its application (`apply`), so that real
+Sampling the transforms (`sample`) is apart from applying them (`apply`), so that real
 and generated images can get the same transforms and a batch can be cut. Every
 operation is per image, hence the same on any number of devices.
 """
@@ -123,12 +123,12 @@ class Transforms:
   recolored: jax.Array | None = None
 
 
-def _fire(key: jax.Array, drawn: dict[str, jax.Array], neutral: Parameters,
+def _fire(key: jax.Array, sampled: dict[str, jax.Array], neutral: Parameters,
           probabilities: dict[str, jax.Array]) -> Parameters:
   """Replaces each neutral parameter of each image with its own probability."""
   fired = {}
-  for name, name_key in zip(drawn, jax.random.split(key, len(drawn)), strict=True):
-    value = drawn[name]
+  for name, name_key in zip(sampled, jax.random.split(key, len(sampled)), strict=True):
+    value = sampled[name]
     hit = jax.random.uniform(name_key, value.shape[:1]) < probabilities[name]
     hit = hit.reshape(-1, *[1] * (value.ndim - 1))
     fired[name] = jnp.where(hit, value, getattr(neutral, name))
@@ -143,7 +143,7 @@ def _angle(key: jax.Array, batch_size: int) -> jax.Array:
   return jax.random.uniform(key, (batch_size,), minval=-math.pi, maxval=math.pi)
 
 
-def _draw_blit(key: jax.Array, batch_size: int, pipeline: Pipeline,
+def _sample_blit(key: jax.Array, batch_size: int, pipeline: Pipeline,
                side: int) -> dict[str, jax.Array]:
   flip_key, turn_key, translation_key = jax.random.split(key, 3)
   fraction = jax.random.uniform(
@@ -154,7 +154,7 @@ def _draw_blit(key: jax.Array, batch_size: int, pipeline: Pipeline,
       'translation': jnp.round(fraction * side)}
 
 
-def _draw_geometric(key: jax.Array, batch_size: int, pipeline: Pipeline, height: int,
+def _sample_geometric(key: jax.Array, batch_size: int, pipeline: Pipeline, height: int,
                     width: int) -> dict[str, jax.Array]:
   scale_key, pre_key, aspect_key, post_key, shift_key = jax.random.split(key, 5)
   fraction = pipeline.shift_std * jax.random.normal(shift_key, (batch_size, 2))
@@ -166,7 +166,7 @@ def _draw_geometric(key: jax.Array, batch_size: int, pipeline: Pipeline, height:
       'shift': fraction * jnp.array([width, height])}
 
 
-def draw_geometry(key: jax.Array, batch_size: int, probability: jax.Array, pipeline: Pipeline,
+def sample_geometry(key: jax.Array, batch_size: int, probability: jax.Array, pipeline: Pipeline,
                   height: int, width: int) -> Geometry:
   """Random parameters of the geometric transforms.
 
@@ -189,19 +189,19 @@ def draw_geometry(key: jax.Array, batch_size: int, probability: jax.Array, pipel
   if pipeline.blit and height != width:
     raise ValueError(f'quarter turns need square images, not {height} x {width}')
   value_key, blit_key, geometric_key = jax.random.split(key, 3)
-  drawn = {}
+  sampled = {}
   if pipeline.blit:
-    drawn |= _draw_blit(blit_key, batch_size, pipeline, width)
+    sampled |= _sample_blit(blit_key, batch_size, pipeline, width)
   if pipeline.geometric:
-    drawn |= _draw_geometric(geometric_key, batch_size, pipeline, height, width)
-  probabilities = dict.fromkeys(drawn, probability)
+    sampled |= _sample_geometric(geometric_key, batch_size, pipeline, height, width)
+  probabilities = dict.fromkeys(sampled, probability)
   if pipeline.geometric:
     either = 1 - jnp.sqrt(1 - probability)
     probabilities |= {'pre_rotation': either, 'post_rotation': either}
-  return _fire(value_key, drawn, Geometry.neutral(batch_size), probabilities)
+  return _fire(value_key, sampled, Geometry.neutral(batch_size), probabilities)
 
 
-def draw_color(key: jax.Array, batch_size: int, probability: jax.Array,
+def sample_color(key: jax.Array, batch_size: int, probability: jax.Array,
                pipeline: Pipeline) -> Color:
   """Random parameters of the colour transforms.
 
@@ -216,13 +216,13 @@ def draw_color(key: jax.Array, batch_size: int, probability: jax.Array,
   """
   fire_key, brightness_key, contrast_key, luma_key, hue_key, saturation_key = (
       jax.random.split(key, 6))
-  drawn = {
+  sampled = {
       'brightness': pipeline.brightness_std * jax.random.normal(brightness_key, (batch_size,)),
       'contrast': _log_normal(contrast_key, batch_size, pipeline.contrast_std),
       'luma': jax.random.rademacher(luma_key, (batch_size,), jnp.float32),
       'hue': _angle(hue_key, batch_size),
       'saturation': _log_normal(saturation_key, batch_size, pipeline.saturation_std)}
-  return _fire(fire_key, drawn, Color.neutral(batch_size), dict.fromkeys(drawn, probability))
+  return _fire(fire_key, sampled, Color.neutral(batch_size), dict.fromkeys(sampled, probability))
 
 
 def color_matrix(color: Color) -> jax.Array:
@@ -256,7 +256,7 @@ def _differs(parameters: Parameters, neutral: Parameters) -> jax.Array:
   return functools.reduce(jnp.logical_or, jax.tree.leaves(different))
 
 
-def draw(key: jax.Array, batch_size: int, probability: jax.Array, pipeline: Pipeline,
+def sample(key: jax.Array, batch_size: int, probability: jax.Array, pipeline: Pipeline,
          height: int, width: int) -> Transforms:
   """Random transforms of a batch.
 
@@ -278,12 +278,12 @@ def draw(key: jax.Array, batch_size: int, probability: jax.Array, pipeline: Pipe
   geometry_key, color_key = jax.random.split(key)
   transforms = Transforms()
   if pipeline.blit or pipeline.geometric:
-    geometry = draw_geometry(geometry_key, batch_size, probability, pipeline, height, width)
+    geometry = sample_geometry(geometry_key, batch_size, probability, pipeline, height, width)
     transforms = transforms.replace(
         inverse=inverse_matrix(geometry),
         warped=_differs(geometry, Geometry.neutral(batch_size)))
   if pipeline.color:
-    color = draw_color(color_key, batch_size, probability, pipeline)
+    color = sample_color(color_key, batch_size, probability, pipeline)
     transforms = transforms.replace(
         color=color_matrix(color), recolored=_differs(color, Color.neutral(batch_size)))
   return transforms
@@ -326,11 +326,11 @@ def apply(transforms: Transforms, images: tuple[jax.Array, ...], mask: jax.Array
   image.
 
   Args:
-    transforms: of N examples, from `draw`.
+    transforms: of N examples, from `sample`.
     images: each [N, H, W, 3] in [-1, 1]; where the mask keeps, all equal.
     mask: [N, H, W, 1], 1 keeps, 0 is a hole.
     active: bool [], False leaves everything as it is and skips the work: pass
-      `probability > 0` of the probability that `transforms` was drawn with. A
+      `probability > 0` of the probability that `transforms` was sampled with. A
       test of the flags in `transforms` would have to wait for all devices.
 
   Returns:

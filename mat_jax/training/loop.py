@@ -3,7 +3,7 @@
 A run that is interrupted and started again by the same command goes on as if nothing
 had happened. So a snapshot writes its records before its checkpoint, and a tick whose
 evaluation was interrupted is not recorded: its sums stay in the state, and the next
-sitting begins with it.
+session begins with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,18 +25,18 @@ from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.inference import completion
 from mat_jax.runtime import image_grid, sharding
 from mat_jax.runtime.preemption import Preemption, Rescue
-from mat_jax.training import microbatch, programs, status, totals
+from mat_jax.training import accumulators, aot, microbatch, status
 from mat_jax.training.inputs import Stream
-from mat_jax.training.loss_watch import LossWatch
-from mat_jax.training.phases import Networks
-from mat_jax.training.records import Records
+from mat_jax.training.nan_guard import NanGuard
+from mat_jax.training.objectives import Networks
 from mat_jax.training.settings import Training
+from mat_jax.training.summary_writer import SummaryWriter
 from mat_jax.training.train_state import TrainState
 
 # (networks, averaged variables, asks whether to stop) -> metrics by name, None if stopped.
 Validate = Callable[[Networks, Mapping[str, Any], Callable[[], bool]], dict[str, float] | None]
 
-# Steps of a sitting before those that are profiled: they compile.
+# Steps of a session before those that are profiled: they compile.
 _UNPROFILED_STEPS = 2
 # Seconds of a step beyond which a copy of the state before it is kept for a signal.
 _SLOW_STEP = 4.0
@@ -75,7 +75,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What stays the same during a sitting.
+  """What stays the same during a session.
 
   Attributes:
     config: see `configs/base.py`.
@@ -100,7 +100,7 @@ class Run:
   samples: dict[str, np.ndarray] | None
   validate: Validate | None
   checkpoints: Checkpoints
-  records: Records
+  writer: SummaryWriter
   preemption: Preemption
 
 
@@ -108,14 +108,14 @@ class Loop:
   """Trains from a state to the end of the run, or to a signal."""
 
   def __init__(self, run: Run, step: int):
-    """Prepares a sitting that begins after `step` steps."""
+    """Prepares a session that begins after `step` steps."""
     train = run.config.train
     self._run, self._schedule = run, Schedule.from_config(train)
     self._step_seconds, self._is_stopped = 0.0, False
-    self._watch = LossWatch(train.max_nonfinite_steps)
+    self._nan_guard = NanGuard(train.max_nonfinite_steps)
     self._clock = status.Clock(step, self._schedule.total, train.batch_size)
     self._profile = periodic_actions.Profile(
-        logdir=run.records.workdir, num_profile_steps=train.profile_steps,
+        logdir=run.writer.workdir, num_profile_steps=train.profile_steps,
         profile_duration_ms=None, first_profile=step + _UNPROFILED_STEPS,
         every_secs=None) if train.profile_steps else None
 
@@ -154,7 +154,7 @@ class Loop:
     self._give_away(state)
     state, losses = run.step(state, run.features, batch, freeze_generator)
     self._offer(state, losses)
-    self._watch.step_done(step + 1, losses)
+    self._nan_guard.step_done(step + 1, losses)
     self._step_seconds = time.monotonic() - begun
     if self._profile:
       self._profile(step + 1)
@@ -163,7 +163,7 @@ class Loop:
   def _give_away(self, state: TrainState) -> None:
     """Prepares for a step, which takes the state's memory: a slow one leaves a copy behind."""
     if self._step_seconds > _SLOW_STEP:
-      self._watch.catch_up()
+      self._nan_guard.catch_up()
       copy = jax.tree.map(np.array, jax.device_get(state))
       self._run.preemption.keep(Rescue(functools.partial(self._rescue, copy, None, None)))
     else:
@@ -180,11 +180,11 @@ class Loop:
   def _rescue(self, state: TrainState, losses: jax.Array | None,
               metrics: Mapping[str, float] | None) -> None:
     """Saves a state from another thread."""
-    is_bad = self._watch.in_a_row if losses is None else not np.isfinite(np.asarray(losses)).all()
+    is_bad = self._nan_guard.in_a_row if losses is None else not np.isfinite(np.asarray(losses)).all()
     if is_bad:
       logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
       return
-    self._run.records.flush()
+    self._run.writer.flush()
     self._run.checkpoints.save(state, metrics)
     self._run.checkpoints.wait()
     if not self._is_stopped:  # else the other thread only waited for its own save
@@ -196,7 +196,7 @@ class Loop:
     A signal amid the evaluation leaves the state as it is and nothing recorded.
     """
     run, is_snapshot = self._run, self._schedule.ends_snapshot(step)
-    self._watch.catch_up()
+    self._nan_guard.catch_up()
     timing = self._clock.tick(step)
     row, metrics = self._row(state, timing), {}
     tick = -(-step // self._schedule.tick)
@@ -208,8 +208,8 @@ class Loop:
       logging.info('validation: %s', ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
     if is_snapshot:
       self._write_samples(state)
-    run.records.write_scalars(step, row | metrics)
-    run.records.write_row(step, {'tick': tick} | row | metrics)
+    run.writer.write_scalars(step, row | metrics)
+    run.writer.write_row(step, {'tick': tick} | row | metrics)
     state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
     self._offer(state, None, metrics)
     if is_snapshot:
@@ -226,7 +226,7 @@ class Loop:
     """What a tick records: means since the last one, where the run stands, its speed."""
     run, host = self._run, jax.device_get((state.totals, state.augment, state.images_seen))
     sums, augment, images_seen = host
-    return totals.means(sums) | {
+    return accumulators.means(sums) | {
         'progress/kimg': int(images_seen) / 1000,
         'augment/probability': float(augment.probability),
         'data/unreadable_images': len(run.stream.unreadable),
@@ -236,11 +236,11 @@ class Loop:
 
   def _save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
     """Saves a checkpoint, unless the losses are not finite any more."""
-    self._watch.catch_up()
-    if self._watch.in_a_row:
+    self._nan_guard.catch_up()
+    if self._nan_guard.in_a_row:
       logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
       return
-    self._run.records.flush()
+    self._run.writer.flush()
     self._run.checkpoints.save(state, metrics)
 
   def _write_samples(self, state: TrainState) -> None:
@@ -253,7 +253,7 @@ class Loop:
         _averaged(state), images, masks, seeds, run.config.eval.truncation_psi)
     picture = image_grid.grid([images, images * masks, jax.device_get(stage1),
                                jax.device_get(result)])
-    run.records.write_images(int(state.step), {'image_masked_stage1_result': picture[None]})
+    run.writer.write_images(int(state.step), {'image_masked_stage1_result': picture[None]})
 
 
 def is_unreported(state: TrainState) -> bool:
@@ -269,7 +269,7 @@ def _averaged(state: TrainState) -> dict[str, Any]:
 def _complete(generator: Any, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """`completion.complete` on every device of the mesh alike."""
   complete = functools.partial(completion.complete, generator)
-  return programs.across_processes(
+  return aot.across_processes(
       jax.jit(complete, out_shardings=sharding.replicated(mesh)), 'the sample grid')
 
 

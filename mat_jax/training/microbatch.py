@@ -16,8 +16,8 @@ import numpy as np
 
 from mat_jax.nn.model_config import GROUP_SIZE
 from mat_jax.runtime import cluster, sharding
-from mat_jax.training import programs
-from mat_jax.training.phases import Batch, Networks
+from mat_jax.training import aot
+from mat_jax.training.objectives import Batch, Networks
 from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState
 
@@ -122,8 +122,8 @@ class Step:
     self._is_proven = True
     return found
 
-  def _program(self, freeze_generator: bool = False) -> programs.Program:
-    return programs.compiled_step(self._networks, self.settings, self._mesh, freeze_generator)
+  def _program(self, freeze_generator: bool = False) -> aot.AotFunction:
+    return aot.compiled_step(self._networks, self.settings, self._mesh, freeze_generator)
 
   def _take(self, remaining: list[int]) -> None:
     """Goes on with the first of these microbatches."""

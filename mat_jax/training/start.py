@@ -10,16 +10,16 @@ import ml_collections
 import numpy as np
 
 from mat_jax.checkpoints.manager import Best, Checkpoints
-from mat_jax.checkpoints.reader import abstract_state, fit_model, restore_networks
+from mat_jax.checkpoints.reader import abstract_state, resolve_model_config, restore_networks
 from mat_jax.checkpoints.resume import check_resume, parse_accepted
 from mat_jax.checkpoints.step_directories import newest_step, read_found, read_meta
 from mat_jax.errors import UserError
 from mat_jax.features import vgg
 from mat_jax.nn import model_config, projected
 from mat_jax.runtime import sharding
-from mat_jax.training import programs
+from mat_jax.training import aot
 from mat_jax.training import settings as settings_lib
-from mat_jax.training.phases import Networks
+from mat_jax.training.objectives import Networks
 from mat_jax.training.train_state import TrainState
 
 # Of a validation, and whether more is better.
@@ -41,7 +41,7 @@ def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collect
   source = newest_step(workdir) or config.init_from
   if source:
     path, meta = read_found(source, lambda step: (step, read_meta(step)))
-    config.model = fit_model(config.model, meta['model'], path)
+    config.model = resolve_model_config(config.model, meta['model'], path)
   config.model.mapping_layers = model_config.mapping_layers(config.model)
   return config
 
@@ -97,7 +97,7 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
                   checkpoints: Checkpoints) -> TrainState:
   """The workdir's newest state, else that of `config.init_from`, else a fresh one."""
   replicated = sharding.replicated(mesh)
-  create = programs.compiled_create(networks, settings, mesh)
+  create = aot.compiled_create(networks, settings, mesh)
   key = jax.random.key(config.seed)
   state = checkpoints.restore(abstract_state(jax.eval_shape(create, key), replicated))
   if state is not None:
@@ -106,7 +106,7 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
   else:
     state = create(key)
     if config.init_from:
-      state = _take_over(config, state, mesh)
+      state = _warm_start(config, state, mesh)
     elif config.is_fine_tuning and config.train.total_kimg < _FEWEST_KIMG:
       _warn_of_scratch(config.train.total_kimg)
   _log_parameters('generator', state.g_params)
@@ -138,7 +138,7 @@ def _with_heads_of(ours: Any, found: Any) -> Any:
           if heads is None else heads}
 
 
-def _take_over(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
+def _warm_start(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
   """A fresh state with the networks of `config.init_from`."""
   found = restore_networks(config.init_from)
   logging.info('Starting from the networks of %s.', found.path)

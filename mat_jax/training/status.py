@@ -13,7 +13,7 @@ class Timing:
   """Speed since the last tick.
 
   Attributes:
-    elapsed: seconds since the start of this sitting.
+    elapsed: seconds since the start of this session.
     tick_seconds: seconds of the tick.
     sec_per_kimg: seconds for a thousand images.
     images_per_sec: its inverse, times 1000.

@@ -16,7 +16,7 @@ from mat_jax.training import microbatch, start
 from mat_jax.training import settings as settings_lib
 from mat_jax.training.inputs import Inputs
 from mat_jax.training.loop import Loop, Run, Schedule, Validate, is_unreported
-from mat_jax.training.records import Records
+from mat_jax.training.summary_writer import SummaryWriter
 from mat_jax.training.train_state import TrainState
 
 
@@ -57,9 +57,9 @@ def _train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callabl
     checkpoints = stack.enter_context(contextlib.closing(
         start.open_checkpoints(config, workdir, inputs.num_images)))
     state = start.initial_state(config, networks, settings, mesh, checkpoints)
-    records = stack.enter_context(contextlib.closing(_open_records(config, workdir, state)))
+    writer = stack.enter_context(contextlib.closing(_open_writer(config, workdir, state)))
     if int(state.step) == 0:
-      records.write_texts(0, {'config': _indented(config)})
+      writer.write_texts(0, {'config': _indented(config)})
     stream = inputs.open_stream(int(state.images_seen) // config.train.batch_size,
                                 jax.process_index(), jax.process_count())
     logging.info('Training on %d images, %d devices, batch %d.', inputs.num_images,
@@ -70,17 +70,17 @@ def _train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callabl
         lambda size: checkpoints.describe(microbatch=size))
     run = Run(config, mesh, networks, step,
               sharding.replicate(inputs.features and inputs.features.params, mesh), stream,
-              inputs.samples, validate, checkpoints, records, preemption)
+              inputs.samples, validate, checkpoints, writer, preemption)
     return Loop(run, int(state.step)).run(state)
 
 
-def _open_records(config: ml_collections.ConfigDict, workdir: str, state: TrainState) -> Records:
+def _open_writer(config: ml_collections.ConfigDict, workdir: str, state: TrainState) -> SummaryWriter:
   """The records of the workdir as they were when the state was saved."""
   step = int(state.step)
   last = step if step else None
   if step and Schedule.from_config(config.train).ends_tick(step) and is_unreported(state):
     last = step - 1  # it was saved before its report was complete
-  return Records(workdir, last, writes=jax.process_index() == 0)
+  return SummaryWriter(workdir, last, writes=jax.process_index() == 0)
 
 
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

@@ -14,8 +14,8 @@ import optax
 from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import LAYERS, PARAMS, ProjectedDiscriminator
-from mat_jax.ops.compute import for_platform
-from mat_jax.training import totals as totals_lib
+from mat_jax.ops.implementation import for_platform
+from mat_jax.training import accumulators as accumulators
 from mat_jax.training.settings import Optimizer, Training
 
 Tree = Any
@@ -73,7 +73,7 @@ class TrainState:
   d_optimizer: Tree
   augment: AugmentState
   lecam: dict[str, jax.Array]
-  totals: totals_lib.Totals
+  totals: accumulators.Accumulators
 
 
 def _finite(gradients: Tree) -> Tree:
@@ -148,8 +148,8 @@ def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tr
     its own, with the means and deviations of `module.init`, not its values.
   """
   def variables(normal: Callable[[float], nn.initializers.Initializer]) -> Tree:
-    compute = dataclasses.replace(module.compute or for_platform(), normal=normal)
-    return module.clone(compute=compute).lazy_init(key, *inputs)
+    implementation = dataclasses.replace(module.implementation or for_platform(), normal=normal)
+    return module.clone(implementation=implementation).lazy_init(key, *inputs)
 
   means, structure = jax.tree.flatten(variables(lambda deviation: nn.initializers.zeros))
   maxima = jax.tree.leaves(variables(nn.initializers.constant))
@@ -197,7 +197,7 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
           probability=jnp.float32(settings.augmentation.probability),
           sign_sum=jnp.float32(0.0), sign_count=jnp.float32(0.0)),
       lecam={name: jnp.float32(0.0) for name in LECAM_AVERAGES},
-      totals=totals_lib.empty(_optional_losses(settings, projected)))
+      totals=accumulators.empty(_optional_losses(settings, projected)))
 
 
 def _no_features(side: int) -> dict[str, jax.Array]:

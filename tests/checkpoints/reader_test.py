@@ -50,7 +50,7 @@ def test_the_first_differing_field_is_named():
 def test_an_open_depth_is_that_of_the_checkpoint():
   model = ml_collections.ConfigDict({**MODEL, 'dtype': 'bfloat16'})
   model.mapping_layers = config_dict.placeholder(int)
-  fitted = reader.fit_model(model, MODEL, 'x')
+  fitted = reader.resolve_model_config(model, MODEL, 'x')
   assert fitted.to_dict() == {**MODEL, 'dtype': 'bfloat16'}
   assert model.mapping_layers is None
 
@@ -59,4 +59,4 @@ def test_an_open_depth_is_that_of_the_checkpoint():
 def test_a_given_depth_or_width_is_not_changed_silently(field, value):
   model = ml_collections.ConfigDict({**MODEL, field: value})
   with pytest.raises(UserError, match=f'model.{field} {MODEL[field]}, the config says {value}'):
-    reader.fit_model(model, MODEL, 'x')
+    reader.resolve_model_config(model, MODEL, 'x')

@@ -66,7 +66,7 @@ def test_record(evaluated, config):
     fd = distances['fd_vgg16']
     assert (fd.n_real, fd.n_fake, fd.dimension) == (5, 10, 512) and fd.value > 0 and fd.note
     assert distances['p_ids_vgg16'].value is None, 'five images say nothing about it'
-  assert sum(band.pairs for band in found.bands.values()) == 20
+  assert sum(group.pairs for group in found.bins.values()) == 20
 
 
 def test_files(evaluated):

@@ -10,7 +10,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from convert.vision_transformers import clip_params_from_state_dict, dinov2_params_from_state_dict
+from convert.vision_transformer_weights import (
+  clip_params_from_state_dict,
+  dinov2_params_from_state_dict,
+)
 from mat_jax.features import vision_transformer
 from tests.support import reference, vision_weights
 

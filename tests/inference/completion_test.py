@@ -6,13 +6,13 @@ import numpy as np
 
 from mat_jax import Generator
 from mat_jax.inference import completion
-from mat_jax.ops.compute import PORTABLE
+from mat_jax.ops.implementation import PORTABLE
 
 
 def test_image_by_image_is_the_same_as_a_batch():
   generators = [
       Generator(64, mapping_layers=1, width=0.0625,
-                compute=dataclasses.replace(PORTABLE, inference=how)) for how in ('batch', 'image')]
+                implementation=dataclasses.replace(PORTABLE, inference=how)) for how in ('batch', 'image')]
   keys = jax.random.split(jax.random.key(0), 3)
   image = jax.random.uniform(keys[0], (3, 64, 64, 3), minval=-1)
   mask = jax.random.bernoulli(keys[1], 0.5, (3, 64, 64, 1)).astype(jnp.float32)

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from input_pipeline import attribution, portraits
+from input_pipeline import attribution, image_dataset
 from mat_jax.errors import UserError
 
 
@@ -21,8 +21,8 @@ def test_pictures_are_put_together_by_what_a_table_says(tmp_path):
 
 
 def test_the_table_of_the_samples():
-  table = pathlib.Path(portraits.__file__).parent / 'samples/portraits.csv'
-  names = [f'{stem}.jpg' for stem in portraits.open_portraits('samples').stems()]
+  table = pathlib.Path(image_dataset.__file__).parent / 'samples/portraits.csv'
+  names = [f'{stem}.jpg' for stem in image_dataset.open_dataset('samples').stems()]
   entries = attribution.collect(names, attribution.read(str(table)))
   assert sum(len(entry['names']) for entry in entries) == 33
   assert all(entry['license'] for entry in entries)

@@ -5,12 +5,12 @@ from PIL import Image
 import pytest
 
 from input_pipeline import export, masks
-from input_pipeline.portraits import open_portraits
+from input_pipeline.image_dataset import open_dataset
 from mat_jax.errors import UserError
 
 
 def test_images_and_masks_match(tmp_path):
-  portraits = open_portraits('samples').split('test')
+  portraits = open_dataset('samples').split('test')
   assert export.export(portraits, str(tmp_path), 64, 'large', 5) == len(portraits) == 2
   names = sorted(os.listdir(tmp_path / 'images'))
   assert names == sorted(os.listdir(tmp_path / 'masks')) == sorted(os.listdir(tmp_path / 'masked'))
@@ -27,5 +27,5 @@ def test_equal_names_are_refused(tmp_path):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).touch()
   with pytest.raises(UserError, match='same name'):
-    export.export(open_portraits(str(tmp_path)), str(tmp_path / 'out'), 64, 'large', 0)
+    export.export(open_dataset(str(tmp_path)), str(tmp_path / 'out'), 64, 'large', 0)
   assert not (tmp_path / 'out').exists()

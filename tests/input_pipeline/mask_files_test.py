@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import mask_files, pipeline, portraits
+from input_pipeline import image_dataset, mask_files, pipeline
 from mat_jax.errors import UserError
 from mat_jax.runtime import mask_values
 
@@ -167,7 +167,7 @@ def images(tmp_path):
   for i in range(6):
     (tmp_path / 'images').mkdir(exist_ok=True)
     Image.new('L', (20, 20), 10 * i).save(tmp_path / 'images' / f'{i}.png')
-  return portraits.open_portraits(str(tmp_path / 'images'))
+  return image_dataset.open_dataset(str(tmp_path / 'images'))
 
 
 def test_evaluation_with_matched_masks(tmp_path, images):

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from input_pipeline import image_dataset, pipeline
 from input_pipeline import masks as masks_module
-from input_pipeline import pipeline, portraits
 from input_pipeline.mask_files import random_masks
 from mat_jax.errors import UserError
 from tests.support.paths import ROOT
@@ -24,7 +24,7 @@ RESOLUTION = 32
 
 @pytest.fixture(scope='module')
 def files():
-  return portraits.open_portraits('samples')
+  return image_dataset.open_dataset('samples')
 
 
 MASKS = random_masks(RESOLUTION, 'large')
@@ -44,7 +44,7 @@ def evaluate(files, *, masks=MASKS, batch_size=4, **options):
 
 def first(files, count):
   """The first images of a collection."""
-  return portraits.Portraits(files.source, files.positions[:count])
+  return image_dataset.ImageDataset(files.source, files.positions[:count])
 
 
 def joined(batches, axis=0):
@@ -62,7 +62,7 @@ def flat_images(folder, count):
   """Files of one gray level each: image i has the level 10 * i."""
   for i in range(count):
     Image.new('L', (40, 48), 10 * i).save(folder / f'{i:02}.png')
-  return portraits.open_portraits(str(folder))
+  return image_dataset.open_dataset(str(folder))
 
 
 def levels(batches):
@@ -84,7 +84,7 @@ def test_shapes_and_ranges(files):
 def test_black_and_white_are_exact(tmp_path):
   for name, level in (('black', 0), ('white', 255)):
     Image.new('L', (16, 16), level).save(tmp_path / f'{name}.png')
-  images = take(portraits.open_portraits(str(tmp_path)), 1, batch_size=2)[0]['image']
+  images = take(image_dataset.open_dataset(str(tmp_path)), 1, batch_size=2)[0]['image']
   assert set(np.unique(images)) == {-1, 1}
 
 
@@ -188,7 +188,7 @@ def many_flat_images(folder, count, broken):
   for i in broken:
     path = folder / f'{i:04}.png'
     path.write_bytes(path.read_bytes()[:30])
-  return portraits.open_portraits(str(folder))
+  return image_dataset.open_dataset(str(folder))
 
 
 def test_unreadable_images_are_skipped_counted_and_named_once(tmp_path, caplog):
@@ -338,7 +338,7 @@ def test_streams_leave_no_threads_and_memory_behind(files):
   gc.collect()
   before, parts = python_threads(), []
   for _ in range(5):
-    part = portraits.Portraits(files.source, files.positions)
+    part = image_dataset.ImageDataset(files.source, files.positions)
     parts.append(weakref.ref(part))
     take(part, 2)
     evaluate(part)
@@ -375,8 +375,9 @@ def test_batches_are_not_overwritten_while_they_are_held(files):
 
 def test_program_ends_while_streams_are_being_filled():
   program = """
-from input_pipeline import mask_files, pipeline, portraits
-files = portraits.open_portraits('samples')
+from input_pipeline import mask_files, pipeline
+from input_pipeline import image_dataset
+files = image_dataset.open_dataset('samples')
 masks = mask_files.random_masks(256, 'large')
 streams = [pipeline.training_batches(files, masks, resolution=256, batch_size=8, seed=i)
            for i in range(3)]

@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from input_pipeline import backgrounds, preparation
-from input_pipeline.portraits import open_portraits
+from input_pipeline.image_dataset import open_dataset
 from input_pipeline.preparation import Settings
 from mat_jax.runtime import images
 from tests.support.figures import draw_figure
@@ -23,7 +23,7 @@ def portraits(tmp_path_factory):
   draw_figure().save(folder / 'figure.png')
   draw_figure(hidden=(0, 0, 0)).convert('RGB').save(folder / 'painting.png')
   Image.new('RGBA', (200, 240)).save(folder / 'void.png')
-  return open_portraits(str(folder))
+  return open_dataset(str(folder))
 
 
 def prepare(portraits, name, **options):
@@ -65,7 +65,7 @@ def test_a_picture_with_transparency_is_shrunk_before_it_is_composed(tmp_path):
   stripes[::2] = (90, 90, 90, 255)
   Image.fromarray(stripes).save(tmp_path / 'a.png')
   (image,) = pixels(preparation.prepare_image(
-      open_portraits(str(tmp_path)), 0, Settings(16, transparency='muted')))
+      open_dataset(str(tmp_path)), 0, Settings(16, transparency='muted')))
   assert np.abs(image[..., 1] - image[..., 0]).max() < 30
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import pytest
 import tensorflow_datasets as tfds
 
-from input_pipeline import pipeline, portraits, prepare
+from input_pipeline import image_dataset, pipeline, prepare
 from input_pipeline.mask_files import random_masks
 from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
@@ -72,12 +72,12 @@ def test_broken_files_and_duplicates_are_left_out_and_reported(prepared):
 @pytest.mark.parametrize('above', [0, 1, 2, 3])
 def test_the_data_set_is_found_from_above(prepared, above):
   folder = pathlib.Path(prepared).parents[above - 1] if above else prepared
-  collection = portraits.open_portraits(str(folder))
+  collection = image_dataset.open_dataset(str(folder))
   assert len(collection) == 12 and len(collection.split('test', seed=7)) == 1
 
 
 def test_images_are_resized_not_cut(prepared, raw):
-  collection = portraits.open_portraits(prepared)
+  collection = image_dataset.open_dataset(prepared)
   sizes = set()
   for i in range(12):
     with Image.open(io.BytesIO(collection.source.read(i))) as image:
@@ -92,13 +92,13 @@ def test_images_are_resized_not_cut(prepared, raw):
 
 def keep(raw, stems):
   """The images of a folder that have these names."""
-  collection = portraits.open_portraits(raw)
+  collection = image_dataset.open_dataset(raw)
   positions = [i for i, stem in enumerate(collection.stems()) if stem in stems]
-  return portraits.Portraits(collection.source, positions)
+  return image_dataset.ImageDataset(collection.source, positions)
 
 
 def test_it_streams_what_the_folder_streams(prepared, raw):
-  stored = portraits.open_portraits(prepared)
+  stored = image_dataset.open_dataset(prepared)
   folder = keep(raw, stored.stems())
   batches = []
   for collection in (stored, folder):
@@ -122,7 +122,7 @@ def test_tensorflow_datasets_reads_it(prepared):
 
 
 def test_the_split_seed_is_checked(prepared):
-  collection = portraits.open_portraits(prepared)
+  collection = image_dataset.open_dataset(prepared)
   assert collection.source.resolution == RESOLUTION
   with pytest.raises(UserError, match='split with the seed 7.*--split_seed=123'):
     collection.split('train')
@@ -134,8 +134,8 @@ def test_on_beam_it_is_the_same(raw, prepared, tmp_path):
       raw, str(tmp_path / 'out'), config(split_seed=7), beam_runner='DirectRunner')
   assert pathlib.Path(folder, 'report.json').read_text() == (
       pathlib.Path(prepared, 'report.json').read_text())
-  first, second = (portraits.open_portraits(path) for path in (prepared, folder))
-  for name in portraits.SPLITS:
+  first, second = (image_dataset.open_dataset(path) for path in (prepared, folder))
+  for name in image_dataset.SPLITS:
     assert first.split(name, seed=7).stems() == second.split(name, seed=7).stems()
   assert [first.source.read(i) for i in range(12)] == [second.source.read(i) for i in range(12)]
 
@@ -200,7 +200,7 @@ def test_figures(figures, tmp_path):
   assert done.stdout.splitlines()[1:] == [
       '21 crops of them, 18 for training',
       'left out: 1 near a held-out one, mirrored.png for one; report.json there names all']
-  collection = portraits.open_portraits(f'{tmp_path}/out')
+  collection = image_dataset.open_dataset(f'{tmp_path}/out')
   assert collection.split('test').stems() == ['03@top', '05@top']
   train = collection.split('train').stems()
   assert len(train) == 18 and len({stem.partition('@')[0] for stem in train}) == 9
@@ -217,7 +217,7 @@ def test_figures_on_beam_are_the_same(figures, tmp_path):
                    leave_out=('mirrored',))
   folders = [prepare.prepare(str(figures), str(tmp_path / str(runner)), options, runner)
              for runner in (None, 'DirectRunner')]
-  first, second = map(portraits.open_portraits, folders)
+  first, second = map(image_dataset.open_dataset, folders)
   assert len(first) == 21 and first.stems() == second.stems()
   assert [first.source.read(i) for i in range(21)] == [second.source.read(i) for i in range(21)]
   assert len({pathlib.Path(folder, 'report.json').read_text() for folder in folders}) == 1
@@ -251,7 +251,7 @@ def test_features_may_not_import(copy, tmp_path, monkeypatch):
   for evil in ('evil_module.Text', 'tensorflow_datasets.core.features.x;evil_module.Text'):
     (copy / 'features.json').write_text(features.replace(name, evil))
     with pytest.raises(UserError, match='no feature of TFDS'):
-      portraits.open_portraits(str(copy))
+      image_dataset.open_dataset(str(copy))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_damaged_descriptions(copy, file, change, message):
   assert change(text) != text
   (copy / file).write_text(change(text))
   with pytest.raises(UserError, match=message):
-    portraits.open_portraits(str(copy))
+    image_dataset.open_dataset(str(copy))
 
 
 def test_damaged_shards(copy):
@@ -280,10 +280,10 @@ def test_damaged_shards(copy):
   data = shard.read_bytes()
   shard.write_bytes(data[:len(data) // 2])
   with pytest.raises(UserError, match='damaged or incomplete'):
-    portraits.open_portraits(str(copy))
+    image_dataset.open_dataset(str(copy))
   shard.unlink()
   with pytest.raises(UserError, match='damaged or incomplete'):
-    portraits.open_portraits(str(copy))
+    image_dataset.open_dataset(str(copy))
 
 
 def test_a_damaged_record_is_an_unreadable_image(copy):
@@ -291,7 +291,7 @@ def test_a_damaged_record_is_an_unreadable_image(copy):
   data = bytearray(shard.read_bytes())
   data[data.index(b'\xff\xd8\xff') + 300] ^= 255  # in the first image
   shard.write_bytes(data)
-  collection = portraits.open_portraits(str(copy))
+  collection = image_dataset.open_dataset(str(copy))
   failed = 0
   for i in range(len(collection)):
     try:

@@ -3,7 +3,7 @@
 import pytest
 
 from input_pipeline import split_plan
-from input_pipeline.portraits import SPLITS
+from input_pipeline.image_dataset import SPLITS
 from input_pipeline.preparation import Prepared, Settings
 from mat_jax.errors import UserError
 

@@ -65,10 +65,10 @@ def test_keeps_the_known_pixels(small_variables, small_apply):
 
 def test_keep_maps_replace_the_random_stream(small_variables, small_apply):
   image, mask, z = _small_inputs()
-  shapes = sizes.keep_map_shapes(64, SMALL.width)
-  keep = {name: fill.keep_map('small', name, (2, *shape)) for name, shape in shapes.items()}
-  fixed = small_apply(small_variables, image, mask, z, keep_maps=keep)
-  again = small_apply(small_variables, image, mask, z, keep_maps=keep,
+  shapes = sizes.keep_mask_shapes(64, SMALL.width)
+  keep = {name: fill.keep_mask('small', name, (2, *shape)) for name, shape in shapes.items()}
+  fixed = small_apply(small_variables, image, mask, z, keep_masks=keep)
+  again = small_apply(small_variables, image, mask, z, keep_masks=keep,
                       rngs={'keep': jax.random.key(7)})
   np.testing.assert_array_equal(fixed[0], again[0])
   drawn = [small_apply(small_variables, image, mask, z, rngs={'keep': jax.random.key(seed)})[0]
@@ -88,7 +88,7 @@ def test_other_sizes_that_the_windows_divide(small_variables, small_apply):
 def test_width_scales_and_resolution_is_checked():
   assert [sizes.channels(side) for side in (512, 256, 128, 64, 4)] == [64, 128, 256, 512, 512]
   assert sizes.stage1_channels() == 180 and sizes.stage1_channels(0.25) == 48
-  assert sizes.keep_map_shapes(256) == {'first': (256, 180), 'second': (16, 16, 512)}
+  assert sizes.keep_mask_shapes(256) == {'first': (256, 180), 'second': (16, 16, 512)}
   image, mask, z = _small_inputs()
   with pytest.raises(ValueError, match='96'):
     Generator(resolution=96).init(jax.random.key(0), image, mask, z)

@@ -5,10 +5,10 @@ import pytest
 
 from mat_jax.nn import layers
 from mat_jax.nn.discriminator import DiscriminatorBlock
-from mat_jax.ops.compute import PORTABLE, for_platform
+from mat_jax.ops.implementation import PORTABLE, for_platform
 from tests.support import reference
 
-COMPUTE = for_platform()
+IMPLEMENTATION = for_platform()
 
 
 def _x():
@@ -33,23 +33,23 @@ def _check(module, prefix, key, *inputs):
 @pytest.mark.parametrize('case,options', [
     ('demod', {}), ('plain', {'demodulate': False}), ('up', {'up': 2})])
 def test_modulated_convolution_matches_the_reference(case, options):
-  module = layers.ModulatedConv2d(7, 3, compute=COMPUTE, **options)
+  module = layers.ModulatedConv2d(7, 3, implementation=IMPLEMENTATION, **options)
   _check(module, f'modconv_{case}', f'modconv/{case}', _x(), _style())
 
 
 def test_style_convolution_matches_the_reference():
-  _check(layers.StyleConv(7, 16, compute=COMPUTE), 'styleconv', 'styleconv/const', _x(), _style())
+  _check(layers.StyleConv(7, 16, implementation=IMPLEMENTATION), 'styleconv', 'styleconv/const', _x(), _style())
 
 
 def test_to_rgb_matches_the_reference():
-  module = layers.ToRGB(3, COMPUTE)
+  module = layers.ToRGB(3, IMPLEMENTATION)
   _check(module, 'torgb', 'torgb/noskip', _x(), _style())
   _check(module, 'torgb', 'torgb/skip_up', _x(), _style(),
          reference.layer_input('skip', (2, 3, 8, 8)))
 
 
 def test_discriminator_block_matches_the_reference():
-  _check(DiscriminatorBlock(7, COMPUTE), 'disblock', 'disblock', _x())
+  _check(DiscriminatorBlock(7, IMPLEMENTATION), 'disblock', 'disblock', _x())
 
 
 def test_fully_connected_matches_the_reference():
@@ -94,7 +94,7 @@ def test_noise_modes():
 
 
 def test_bfloat16_compute_keeps_float32_parameters():
-  module = layers.StyleConv(4, 8, compute=for_platform(jnp.bfloat16))
+  module = layers.StyleConv(4, 8, implementation=for_platform(jnp.bfloat16))
   x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
   variables = module.init(jax.random.key(0), x, style)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -102,13 +102,13 @@ def test_bfloat16_compute_keeps_float32_parameters():
 
 
 @pytest.mark.parametrize('make', [
-    lambda compute: (layers.ToRGB(compute=compute), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
-    lambda compute: (layers.ToRGB(compute=compute), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
-    lambda compute: (layers.FullyConnected(7, 'lrelu', compute=compute), ((2, 4, 4, 6),))],
+    lambda implementation: (layers.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
+    lambda implementation: (layers.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
+    lambda implementation: (layers.FullyConnected(7, 'lrelu', implementation=implementation), ((2, 4, 4, 6),))],
     ids=['image', 'smaller_image', 'fully_connected'])
 def test_forms_of_a_tpu_agree_with_the_portable_ones(make):
-  def gradients(compute):
-    module, shapes = make(compute)
+  def gradients(implementation):
+    module, shapes = make(implementation)
     inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
     variables = module.init(jax.random.key(9), *inputs)
     return jax.jit(jax.grad(

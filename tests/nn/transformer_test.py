@@ -7,10 +7,10 @@ import pytest
 
 from mat_jax.nn import transformer
 from mat_jax.nn.blocks import resize_linear
-from mat_jax.ops.compute import PORTABLE, for_platform
+from mat_jax.ops.implementation import PORTABLE, for_platform
 from tests.support import reference
 
-COMPUTE = for_platform()
+IMPLEMENTATION = for_platform()
 
 
 def _mask():
@@ -23,10 +23,10 @@ def _expected(key):
 
 @pytest.mark.parametrize('case,size,down', [('same', 3, 1), ('down', 3, 2), ('k5', 5, 1)])
 def test_partial_convolution_matches_the_reference(case, size, down):
-  module = transformer.PartialConv2d(7, size, down=down, compute=COMPUTE)
+  module = transformer.PartialConv2d(7, size, down=down, implementation=IMPLEMENTATION)
   x = reference.layer_input('x', (2, 5, 16, 16))
   variables = {'params': {'conv': reference.filled(
-      transformer.Conv2d(7, size, compute=COMPUTE), f'partial_{case}.conv', x)['params']}}
+      transformer.Conv2d(7, size, implementation=IMPLEMENTATION), f'partial_{case}.conv', x)['params']}}
   y, mask = module.apply(variables, x, _mask())
   assert reference.relative_error(y, reference.nhwc(_expected(f'partial/{case}/out'))) <= 1e-5
   np.testing.assert_array_equal(mask, reference.nhwc(_expected(f'partial/{case}/mask')))
@@ -39,7 +39,7 @@ def _tokens(key, height, width):
 @pytest.mark.parametrize('case,shift,masked', [
     ('plain', 0, True), ('shift', 4, True), ('shift_nomask', 4, False)])
 def test_block_matches_the_reference(case, shift, masked):
-  module = transformer.TransformerBlock(3, 8, shift, compute=COMPUTE)
+  module = transformer.TransformerBlock(3, 8, shift, implementation=IMPLEMENTATION)
   tokens = _tokens('tok', 16, 16)
   variables = reference.filled(module, f'swin_{case}', tokens)
   y, mask = module.apply(variables, tokens, _mask() if masked else None)
@@ -52,7 +52,7 @@ def test_block_matches_the_reference(case, shift, masked):
 
 
 def test_block_on_another_size_matches_the_reference():
-  module = transformer.TransformerBlock(3, 8, 4, compute=COMPUTE)
+  module = transformer.TransformerBlock(3, 8, 4, implementation=IMPLEMENTATION)
   tokens = _tokens('tok32', 32, 24)
   variables = reference.filled(module, 'swin_shift', tokens)
   y, _ = module.apply(variables, tokens)
@@ -106,7 +106,7 @@ def test_linear_resize_matches_the_reference():
 @pytest.mark.parametrize('shift', [0, 2])
 def test_windows_computed_together_are_those_computed_apart(shift):
   alone = transformer.TransformerBlock(2, 4, shift)
-  together = transformer.TransformerBlock(2, 4, shift, compute=dataclasses.replace(
+  together = transformer.TransformerBlock(2, 4, shift, implementation=dataclasses.replace(
       PORTABLE, attention_tokens=32))
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 12))
   mask = jax.random.bernoulli(jax.random.key(1), 0.3, (2, 8, 8, 1)).astype(jnp.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mat_jax.ops import convolution
-from mat_jax.ops.compute import PORTABLE, for_platform
+from mat_jax.ops.implementation import PORTABLE, for_platform
 from tests.support import reference
 
 CPU = for_platform(platform='cpu')
@@ -16,8 +16,8 @@ def _inputs(shape, size, outputs=4):
   return x, rng.standard_normal((*size, shape[-1], outputs), np.float32)
 
 
-def _energy(x, kernel, padding, compute):
-  return jnp.sum(jnp.sin(convolution.convolve(x, kernel, padding, compute)))
+def _energy(x, kernel, padding, implementation):
+  return jnp.sum(jnp.sin(convolution.convolve(x, kernel, padding, implementation)))
 
 
 # Maps of one strip, of several, and whose last strip is not full.

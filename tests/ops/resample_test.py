@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mat_jax.ops import resample
-from mat_jax.ops.compute import Compute, for_platform
+from mat_jax.ops.implementation import Implementation, for_platform
 from tests.support import reference
 
-FORMS = [
-    Compute(jnp.float32, *forms) for forms in itertools.product(
-        ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('phases', 'strided'),
+IMPLEMENTATIONS = [
+    Implementation(jnp.float32, *forms) for forms in itertools.product(
+        ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('polyphase', 'strided'),
         ('strips', 'xla'))] + [for_platform(jnp.float32, 'gpu')]
 
 
@@ -46,10 +46,10 @@ def test_resample_conv_matches_the_reference(size, up, down):
   assert reference.relative_error(result, expected) <= 1e-5
 
 
-def _second_order(x, kernel, up, down, compute):
+def _second_order(x, kernel, up, down, implementation):
   """Value, gradients, and the gradient of an R1-like penalty."""
   def energy(x, kernel):
-    y = resample.resample_conv(x, kernel, up, down, compute=compute)
+    y = resample.resample_conv(x, kernel, up, down, implementation=implementation)
     return jnp.sum(jnp.sin(y)), y
 
   def penalty(x, kernel):
@@ -69,19 +69,19 @@ def test_every_form_is_the_same_function_to_second_order(size, up, down):
   # The general filter path knows nothing of the fast forms.
   fir = resample.fir_filter()
   expected_value = resample.resample_conv(x, kernel, up, down, fir)
-  plain = Compute(jnp.float32, 'depthwise', 'dilated', 'strided', 'xla')
+  plain = Implementation(jnp.float32, 'depthwise', 'dilated', 'strided', 'xla')
   expected = run(x, kernel, up, down, plain)
   assert reference.relative_error(expected[0], expected_value) <= 1e-5
   relevant = {(c.fir, c.upsample_conv if up == 2 else '', c.downsample_conv if down == 2 else '',
-               c.weight_gradient): c for c in (FORMS if size == 3 else FORMS[:1])}
-  for compute in relevant.values():
-    for value, other in zip(run(x, kernel, up, down, compute), expected, strict=True):
-      assert reference.relative_error(value, other) <= 2e-5, compute
+               c.weight_gradient): c for c in (IMPLEMENTATIONS if size == 3 else IMPLEMENTATIONS[:1])}
+  for implementation in relevant.values():
+    for value, other in zip(run(x, kernel, up, down, implementation), expected, strict=True):
+      assert reference.relative_error(value, other) <= 2e-5, implementation
 
 
-@pytest.mark.parametrize('compute', FORMS[::8])
-def test_upsample_doubles_and_keeps_a_constant(compute):
-  y = resample.upsample(jnp.ones((1, 6, 4, 2)), compute)
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS[::8])
+def test_upsample_doubles_and_keeps_a_constant(implementation):
+  y = resample.upsample(jnp.ones((1, 6, 4, 2)), implementation)
   assert y.shape == (1, 12, 8, 2)
   np.testing.assert_allclose(y[:, 1:-1, 1:-1], 1.0, rtol=1e-6)
 

@@ -18,13 +18,13 @@ def test_the_three_products_are_one_form_of_three_arguments():
   expected = sum(
       np.einsum('nhwi,io,nhwo->', x[:, i:i + 7:2, j:j + 5:2], kernel[i, j], y)
       for i in range(3) for j in range(3))
-  for product, other in ((strided.strided(x, kernel), y), (strided.spread(y, kernel), x),
+  for product, other in ((strided.strided(x, kernel), y), (strided.transposed(y, kernel), x),
                          (strided.kernel_gradient(x, y), kernel)):
     assert np.vdot(product, other) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize('function,names', [
-    (strided.strided, ('x', 'kernel')), (strided.spread, ('y', 'kernel')),
+    (strided.strided, ('x', 'kernel')), (strided.transposed, ('y', 'kernel')),
     (strided.kernel_gradient, ('x', 'y'))])
 def test_derivatives_are_those_of_finite_differences(function, names):
   first, second = (_operands()[name] for name in names)

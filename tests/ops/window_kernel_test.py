@@ -9,7 +9,7 @@ import pytest
 
 from mat_jax.nn import transformer
 from mat_jax.ops import window_kernel
-from mat_jax.ops.compute import PORTABLE
+from mat_jax.ops.implementation import PORTABLE
 from mat_jax.runtime import sharding
 
 _HEADS = 3
@@ -53,17 +53,17 @@ def test_kernel_and_its_gradients_are_those_of_the_products(shifted, masked):
   tokens, bias, mask, cotangent = _inputs(shifted, masked)
   inputs = (tokens,) if mask is None else (tokens, mask)
 
-  def loss(variables, tokens, compute):
-    module = transformer.WindowAttention(_HEADS, compute)
+  def loss(variables, tokens, implementation):
+    module = transformer.WindowAttention(_HEADS, implementation)
 
     def apply(inputs):
       return module.apply(variables, inputs[0], bias, inputs[1] if masked else None)
 
-    result = (_local(apply) if compute is _KERNEL else apply)((tokens, *inputs[1:]))
+    result = (_local(apply) if implementation is _KERNEL else apply)((tokens, *inputs[1:]))
     return jnp.sum(result * cotangent), result
 
-  def run(compute):
-    function = jax.value_and_grad(functools.partial(loss, compute=compute), (0, 1), has_aux=True)
+  def run(implementation):
+    function = jax.value_and_grad(functools.partial(loss, implementation=implementation), (0, 1), has_aux=True)
     with jax.default_matmul_precision('float32'):
       return jax.jit(function)(_variables(), tokens)
 

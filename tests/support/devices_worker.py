@@ -20,7 +20,8 @@ from configs import demo
 from input_pipeline import from_config
 from mat_jax.nn import model_config
 from mat_jax.runtime import cluster, compilation_cache, sharding
-from mat_jax.training import phases, programs, settings, train_step
+from mat_jax.training import aot, objectives, settings, train_step
+from mat_jax.training.gradients import Context
 
 BATCH = 32  # four images on each of eight devices
 
@@ -38,7 +39,7 @@ def make_run(implementations='cpu', **train):
   config.augment.pipeline = 'bgc'
   config.augment.probability = 0.5
   config.train.update(train)
-  networks = phases.Networks(
+  networks = objectives.Networks(
       model_config.generator_from_config(config.model, implementations, config.train.remat),
       model_config.discriminator_from_config(config.model, implementations, config.train.remat))
   return networks, settings.training_from_config(config)
@@ -46,7 +47,7 @@ def make_run(implementations='cpu', **train):
 
 @functools.cache
 def make_batch():
-  """Portraits and masks, the same for every number of devices."""
+  """ImageDataset and masks, the same for every number of devices."""
   config = demo.get_config()
   config.train.batch_size = BATCH
   batch = next(from_config.training_stream(config, *from_config.open_training(config), 0, 0, 1))
@@ -79,15 +80,15 @@ def gradients(devices, state, **train):
     start = share * jax.process_index()
     batch = {name: x[start:start + share] for name, x in batch.items()}
   if spans_processes:
-    run = programs.Program(run, 'the gradients')
+    run = aot.AotFunction(run, 'the gradients')
   return jax.device_get(run(state, sharding.to_global(batch, mesh)))
 
 
-class Recorder(train_step.Context):
+class Recorder(Context):
   """A context that keeps the gradients that an update computes."""
 
-  def gradients(self, *arguments):
-    found = super().gradients(*arguments)
+  def gradients(self, *arguments, **trees):
+    found = super().gradients(*arguments, **trees)
     object.__setattr__(self, 'last', found)
     return found
 
@@ -126,7 +127,7 @@ def initial_state():
   """Networks away from their symmetric beginning, where more gradients cancel."""
   networks, options = make_run()
   mesh = sharding.make_mesh(jax.local_devices()[:1])
-  state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
+  state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))
   rng = np.random.default_rng(1)
 
   def disturb(x):
@@ -163,8 +164,8 @@ def run_losses():
   found = {}
   for count in (1, 2, 8):
     mesh = sharding.make_mesh(_devices(count))
-    state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
-    step = programs.compiled_step(networks, options, mesh)
+    state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))
+    step = aot.compiled_step(networks, options, mesh)
     for _ in range(5):
       state, losses = step(state, None, sharding.to_global(make_batch(), mesh))
     found[count] = np.asarray(losses).tolist()
@@ -175,9 +176,9 @@ def run_collectives():
   """Kinds and bytes of the collectives of a step on eight devices."""
   networks, options = make_run('gpu')
   mesh = sharding.make_mesh()
-  state = jax.eval_shape(programs.compiled_create(networks, options, mesh), jax.random.key(0))
+  state = jax.eval_shape(aot.compiled_create(networks, options, mesh), jax.random.key(0))
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in make_batch().items()}
-  text = programs.compiled_step(networks, options, mesh).lower(
+  text = aot.compiled_step(networks, options, mesh).lower(
       state, None, batch).compile().as_text()
   found = {kind: entry['bytes'] for kind, entry in hlo_text.collectives(text).items()}
   count = {name: sum(x.size for x in jax.tree.leaves(getattr(state, name)))

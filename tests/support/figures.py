@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def draw_figure(size=(200, 240), head=(90, 60), radius=22, seed=0, hidden=(255, 255, 255)):
-  """Draws a figure with a head, shoulders and a spear.
+  """RandomInputs a figure with a head, shoulders and a spear.
 
   Args:
     size: width and height.

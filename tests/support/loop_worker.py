@@ -26,8 +26,8 @@ import main
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
 from mat_jax.runtime.preemption import Preemption
-from mat_jax.training import loop, microbatch, programs, settings, totals, train
-from mat_jax.training.records import Records
+from mat_jax.training import accumulators, aot, loop, microbatch, settings, train
+from mat_jax.training.summary_writer import SummaryWriter
 from mat_jax.training.train_state import AugmentState
 from tests.support.tiny_state import MODEL, like, tiny_state
 
@@ -38,18 +38,18 @@ _SIDE = 8
 
 def fresh_state():
   """Before the first step."""
-  state = tiny_state(0).replace(totals=totals.empty(), warmup_images=jnp.int32(0),
+  state = tiny_state(0).replace(totals=accumulators.empty(), warmup_images=jnp.int32(0),
                                 augment=AugmentState(*jnp.zeros(3)))
   return jax.tree.map(jnp.copy, state)  # buffers of its own for every array, to donate
 
 
 def _step(state, features, batch):
-  found = {name: jnp.float32(state.step) for name in totals.LOSSES if name in state.totals}
+  found = {name: jnp.float32(state.step) for name in accumulators.LOSSES if name in state.totals}
   state = state.replace(
       step=state.step + 1, images_seen=state.images_seen + 4,
-      totals=totals.add(state.totals, found),
+      totals=accumulators.add(state.totals, found),
       g_params=jax.tree.map(lambda x: x + batch['image'].sum().astype(x.dtype), state.g_params))
-  return state, jnp.zeros(len(totals.LOSSES))
+  return state, jnp.zeros(len(accumulators.LOSSES))
 
 
 class _Stream:
@@ -113,10 +113,10 @@ def _phase(name, program):
   places = {
       'data': (_Stream, '__next__', _STUCK_AT), 'compiling': (program, 'prepare', 2 * _STUCK_AT - 1),
       'step': (program, '_compiled', _STUCK_AT), 'slow step': (program, '_compiled', _STUCK_AT),
-      'scalars': (Records, 'write_scalars', 2), 'row': (Records, 'write_row', 2),
+      'scalars': (SummaryWriter, 'write_scalars', 2), 'row': (SummaryWriter, 'write_row', 2),
       'validation': (sys.modules[__name__], '_validate', snapshot),
       'samples': (sys.modules[__name__], '_complete', 1 + snapshot),
-      'save': (Checkpoints, '_write', snapshot), 'disk': (Records, 'flush', snapshot)}
+      'save': (Checkpoints, '_write', snapshot), 'disk': (SummaryWriter, 'flush', snapshot)}
   with contextlib.ExitStack() as stack:
     if name == 'slow step':
       stack.enter_context(mock.patch.object(loop, '_SLOW_STEP', 0.01))
@@ -135,7 +135,7 @@ def _phase(name, program):
 def run(workdir, phase='none', seconds=20.0):
   """Runs, or resumes, in the way of `train.train`."""
   config, mesh = _config(), sharding.make_mesh(jax.devices()[:1])
-  program = programs.Program(jax.jit(_step, donate_argnums=0), 'the training step')
+  program = aot.AotFunction(jax.jit(_step, donate_argnums=0), 'the training step')
   with contextlib.ExitStack() as stack:
     preemption = stack.enter_context(Preemption(seconds))
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, {'model': MODEL}, 9)))
@@ -143,9 +143,9 @@ def run(workdir, phase='none', seconds=20.0):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=like().step.sharding),
         fresh_state()))
     state = jax.device_put(restored or fresh_state(), sharding.replicated(mesh))
-    records = stack.enter_context(contextlib.closing(train._open_records(config, workdir, state)))
+    writer = stack.enter_context(contextlib.closing(train._open_writer(config, workdir, state)))
     program.prepare(state, None, sharding.to_global(next(_Stream(0)), mesh))
-    stack.enter_context(mock.patch.object(programs, 'compiled_step', lambda *args: program))
+    stack.enter_context(mock.patch.object(aot, 'compiled_step', lambda *args: program))
     stack.enter_context(mock.patch.object(
         loop, '_complete', lambda *args: lambda *inputs: _complete(*inputs)))
     stack.enter_context(_phase(phase, program))
@@ -154,7 +154,7 @@ def run(workdir, phase='none', seconds=20.0):
     options = loop.Run(
         config, mesh, mock.Mock(), step, None,
         _Stream(int(state.step)), {'image': images, 'mask': images[..., :1]},
-        lambda *args: _validate(*args), checkpoints, records, preemption)
+        lambda *args: _validate(*args), checkpoints, writer, preemption)
     return loop.Loop(options, int(state.step)).run(state)
 
 

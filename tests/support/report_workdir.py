@@ -49,7 +49,7 @@ def groups(seed: int, prefix: str) -> dict[str, dict[str, Group]]:
   found, comparisons = table(seed, prefix), [('MAT', 'mean colour')]
   both = {'large': distances(), 'small': distances()}
   return {'mask_sets': aggregates.by_mask_set(found, comparisons, both),
-          'bands': aggregates.by_hole_ratio(found, comparisons)}
+          'bins': aggregates.by_hole_ratio(found, comparisons)}
 
 
 def make(workdir: pathlib.Path, seed: int = 0, kimg: tuple[float, ...] = (100.0,),

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mat_jax.checkpoints import reader
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
-from mat_jax.training import programs, settings, start
+from mat_jax.training import aot, settings, start
 
 
 def events(workdir):
@@ -41,7 +41,7 @@ def state(workdir, config):
   config = start.with_model_of(config, workdir)
   networks = start.make_networks(config)
   mesh = sharding.make_mesh()
-  create = programs.compiled_create(networks, settings.training_from_config(config), mesh)
+  create = aot.compiled_create(networks, settings.training_from_config(config), mesh)
   like = reader.abstract_state(
       jax.eval_shape(create, jax.random.key(0)), sharding.replicated(mesh))
   return Checkpoints(workdir, {'model': config.model.to_dict()}, 9).restore(like)

@@ -16,7 +16,7 @@ N, SIDE = 16, 16
 EVERYTHING = augment.Pipeline()
 
 apply = jax.jit(augment.apply)
-draw = jax.jit(augment.draw, static_argnums=(1, 3, 4, 5))
+draw = jax.jit(augment.sample, static_argnums=(1, 3, 4, 5))
 
 
 def transforms_of(probability, letters='bgc', seed=0):
@@ -57,8 +57,8 @@ def test_another_letter_is_a_user_error():
 
 def test_images_that_are_not_square_cannot_be_turned():
   with pytest.raises(ValueError, match='16 x 32'):
-    augment.draw(jax.random.key(0), 2, 0.5, EVERYTHING, 16, 32)
-  jax.eval_shape(lambda key: augment.draw(key, 2, 0.5, augment.Pipeline(blit=False), 16, 32),
+    augment.sample(jax.random.key(0), 2, 0.5, EVERYTHING, 16, 32)
+  jax.eval_shape(lambda key: augment.sample(key, 2, 0.5, augment.Pipeline(blit=False), 16, 32),
                  jax.random.key(0))
 
 
@@ -182,8 +182,8 @@ def differing(parameters, neutral):
 @functools.partial(jax.jit, static_argnums=(0,))
 def many_parameters(count, probability):
   geometry_key, color_key = jax.random.split(jax.random.key(3))
-  return (augment.draw_geometry(geometry_key, count, probability, EVERYTHING, 512, 512),
-          augment.draw_color(color_key, count, probability, EVERYTHING))
+  return (augment.sample_geometry(geometry_key, count, probability, EVERYTHING, 512, 512),
+          augment.sample_color(color_key, count, probability, EVERYTHING))
 
 
 @pytest.mark.parametrize('probability', [0.0, 0.3, 1.0])
@@ -337,7 +337,7 @@ def toy_generate(g_params, key, count):
 def toy_logits(d_params, key, probability, images):
   """Of images that pass the flips, turns, translations and colours."""
   count = len(images)
-  transforms = augment.draw(
+  transforms = augment.sample(
       key, count, probability, augment.Pipeline.from_letters('bc'), SIDE, SIDE)
   (images,), _ = augment.apply(transforms, (images,), jnp.zeros((count, SIDE, SIDE, 1)), True)
   small = images.reshape(count, 8, 2, 8, 2, 3).mean((2, 4))

@@ -82,7 +82,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(tmp_path, str
   workdir, moments = str(tmp_path), random.Random(0)
   for kill in range(_KILLS):
     process = _start(workdir, cache)
-    # In turn from the beginning of a sitting, before its first step, and from its first report.
+    # In turn from the beginning of a session, before its first step, and from its first report.
     event = 'images/s' if kill % 2 else 'Training on 28 images'
     count = _log(workdir).count(event)
     _wait_for(lambda event=event, count=count: _log(workdir).count(event) > count, process)

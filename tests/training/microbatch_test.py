@@ -10,7 +10,7 @@ from configs import demo
 import main
 from mat_jax.checkpoints import step_directories
 from mat_jax.runtime import sharding
-from mat_jax.training import microbatch, programs, settings
+from mat_jax.training import aot, microbatch, settings
 from tests.conftest import tiny_config
 
 _BATCH_SIZE = 32
@@ -55,7 +55,7 @@ def _make(monkeypatch, limit, room=10**6, refuses=False, **kwargs):
   def compiled_step(networks, options, mesh, freeze_generator):
     return made.setdefault(options.microbatch, _Program(options.microbatch, room, refuses))
 
-  monkeypatch.setattr(programs, 'compiled_step', compiled_step)
+  monkeypatch.setattr(aot, 'compiled_step', compiled_step)
   monkeypatch.setattr(microbatch, 'memory_limit', lambda mesh: limit)
   config = demo.get_config()
   config.train.batch_size = _BATCH_SIZE

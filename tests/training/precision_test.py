@@ -8,7 +8,7 @@ import pytest
 from configs import demo
 from input_pipeline import from_config
 from mat_jax.runtime import sharding
-from mat_jax.training import programs, settings, start, totals
+from mat_jax.training import accumulators, aot, settings, start
 
 _STEPS, _WINDOW = 200, 50
 
@@ -21,16 +21,16 @@ def _curves(dtype):
   config.optimizer.learning_rate, config.train.r1_gamma = 2e-4, 1.0
   networks = start.make_networks(config)
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
-  state = programs.compiled_create(networks, options, mesh)(jax.random.key(0))
-  step = programs.compiled_step(networks, options, mesh)
+  state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))
+  step = aot.compiled_step(networks, options, mesh)
   stream = from_config.training_stream(config, *from_config.open_training(config), 0, 0, 1)
   losses = []
   for _ in range(_STEPS):
     state, found = step(state, None, sharding.to_global(next(stream), mesh))
     losses.append(np.asarray(found))
   assert all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves(state))
-  means = np.mean(np.reshape(losses, (-1, _WINDOW, len(totals.LOSSES))), axis=1)
-  return dict(zip(totals.LOSSES, means.T, strict=True))
+  means = np.mean(np.reshape(losses, (-1, _WINDOW, len(accumulators.LOSSES))), axis=1)
+  return dict(zip(accumulators.LOSSES, means.T, strict=True))
 
 
 @pytest.mark.slow

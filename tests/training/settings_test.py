@@ -17,7 +17,7 @@ def test_dtype():
 def test_implementations_belong_to_the_run():
   model = base.get_config().model
   here = model_config.generator_from_config(model)
-  assert model_config.generator_from_config(model, 'tpu').compute.fir == 'depthwise'
+  assert model_config.generator_from_config(model, 'tpu').implementation.fir == 'depthwise'
   with pytest.raises(UserError, match="implementations is 'abacus'"):
     model_config.generator_from_config(model, 'abacus')
   model.formulations = 'tpu'  # as checkpoints of an earlier version have it

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import demo
-from mat_jax.training import settings, train_step
+from mat_jax.training import gradients, settings, train_step
 from mat_jax.training.train_state import AugmentState
 
 
@@ -56,8 +56,8 @@ def test_microbatches_give_the_gradients_of_the_batch():
     error = jnp.mean((jnp.tanh((x + groups) @ params['a']) * shared + params['b'] - target) ** 2)
     return error, {'loss/g': error}
 
-  whole = train_step.mean_gradients(loss, params, 2.0, examples, 1)
-  parts = jax.jit(lambda p, e: train_step.mean_gradients(loss, p, 2.0, e, 4))(params, examples)
+  whole = gradients.mean_gradients(loss, params, 2.0, examples, 1)
+  parts = jax.jit(lambda p, e: gradients.mean_gradients(loss, p, 2.0, e, 4))(params, examples)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
 
 
@@ -69,7 +69,7 @@ def test_products_of_r1_are_float32_on_a_tpu(training, platform, asked_for, foun
   before = jax.config.jax_default_matmul_precision
   jax.config.update('jax_default_matmul_precision', asked_for)
   try:
-    with train_step.Context(None, training, mesh).float32_products():
+    with gradients.Context(None, training, mesh).float32_matmuls():
       assert jax.config.jax_default_matmul_precision == found
     assert jax.config.jax_default_matmul_precision == asked_for
   finally:

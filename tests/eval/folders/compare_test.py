@@ -95,7 +95,7 @@ def test_record(compared):
   difference = group.differences['good - bad']['psnr_hole']
   np.testing.assert_allclose(difference.mean, (good - bad)[1:].mean(), rtol=1e-6)
   assert difference.low > 0 and group.distances == {}
-  assert {name: band.images for name, band in record.bands.items()} == {
+  assert {name: group.images for name, group in record.bins.items()} == {
       '0-20 %': 1, '20-40 %': 1, '40-60 %': 1, 'above 60 %': 1}
   assert not record.notes
 
@@ -116,7 +116,7 @@ def test_without_masks_and_with_several_results(root, several):
   record, pairs = compare.compare(options(several, fake='real', baseline='hole'))
   assert pairs.image.tolist() == ['a', 'a', 'b'] and pairs.mask.tolist() == [0, 1, 0]
   assert pairs.image_index.tolist() == [0, 0, 1] and np.isnan(pairs.hole_ratio).all()
-  assert set(pairs.metrics['real']) == {'psnr', 'ssim', 'l1'} and not record.bands
+  assert set(pairs.metrics['real']) == {'psnr', 'ssim', 'l1'} and not record.bins
   expected = [image_metrics.l1(load(root, 'photos', photo), load(root, 'bad', result))
               for photo, result in (('a', 'a'), ('a', 'b'), ('d', 'd'))]
   np.testing.assert_allclose(pairs.metrics['hole']['l1'], expected, rtol=1e-6)

@@ -164,8 +164,8 @@ def test_load(example):
 
 
 def test_inspect(example):
-  facts = image_folders.inspect(example)
-  assert facts == ((12, 20), 0.5, (0.0, 0.0), (0.0, 15.0), 120)
+  metadata = image_folders.inspect(example)
+  assert metadata == ((12, 20), 0.5, (0.0, 0.0), (0.0, 15.0), 120)
   shape, ratio, *rest = image_folders.inspect(example._replace(mask=None))
   assert shape == (12, 20) and np.isnan(ratio) and rest == [(), (), 0]
 

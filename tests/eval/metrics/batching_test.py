@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from eval.metrics.batching import FittingBatches
+from eval.metrics.batching import BatchSizeFinder
 from mat_jax.runtime import sharding
 
 
@@ -24,14 +24,14 @@ def mesh():
 def test_a_batch_that_fits_is_one_call(mesh):
   seen = []
   x = np.arange(10.0).reshape(5, 2)
-  out = FittingBatches(limited(8, seen), mesh)({'x': x})
+  out = BatchSizeFinder(limited(8, seen), mesh)({'x': x})
   np.testing.assert_array_equal(out['double'], 2 * x)
   assert seen == [5]
 
 
 def test_batches_are_halved_until_they_fit(mesh):
   seen = []
-  compute = FittingBatches(limited(3, seen), mesh)
+  compute = BatchSizeFinder(limited(3, seen), mesh)
   x = np.arange(18.0).reshape(9, 2)
   for _ in range(2):
     out = compute({'x': x})
@@ -43,7 +43,7 @@ def test_batches_are_halved_until_they_fit(mesh):
 
 def test_one_image_that_does_not_fit_is_an_error(mesh):
   with pytest.raises(jax.errors.JaxRuntimeError, match='RESOURCE_EXHAUSTED'):
-    FittingBatches(limited(0, []), mesh)({'x': np.zeros((4, 2))})
+    BatchSizeFinder(limited(0, []), mesh)({'x': np.zeros((4, 2))})
 
 
 def test_other_errors_are_raised_at_once(mesh):
@@ -54,5 +54,5 @@ def test_other_errors_are_raised_at_once(mesh):
     raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: no')
 
   with pytest.raises(jax.errors.JaxRuntimeError, match='INVALID_ARGUMENT'):
-    FittingBatches(broken, mesh)({'x': np.zeros((4, 2))})
+    BatchSizeFinder(broken, mesh)({'x': np.zeros((4, 2))})
   assert len(seen) == 1

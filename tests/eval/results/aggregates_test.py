@@ -19,17 +19,17 @@ def test_groups_by_masks_and_by_hole_ratio():
   sets = aggregates.by_mask_set(both, [], {'small': {'MAT': {}}})
   assert list(sets) == ['large', 'small'] and sets['small'].distances == {'MAT': {}}
   assert sets['small'].metrics['MAT']['psnr'].mean == 11.5
-  bands = aggregates.by_hole_ratio(both, [])
+  bins = aggregates.by_hole_ratio(both, [])
   # 0.1, 0.3, 0.5, 0.7 for each set of masks.
-  assert {name: band.pairs for name, band in bands.items()} == dict.fromkeys(aggregates.BANDS, 2)
-  assert bands['0-20 %'].metrics['mean colour']['psnr'].mean == -5
+  assert {name: group.pairs for name, group in bins.items()} == dict.fromkeys(aggregates.BINS, 2)
+  assert bins['0-20 %'].metrics['mean colour']['psnr'].mean == -5
 
 
 def test_bands_end_below_their_upper_limit_and_leave_nothing_out():
   found = table()
   found.hole_ratio[:] = [0.2, 0.6, 1.0, 0.0]
-  bands = aggregates.by_hole_ratio(found, [])
-  assert {name: band.pairs for name, band in bands.items()} == {
+  bins = aggregates.by_hole_ratio(found, [])
+  assert {name: group.pairs for name, group in bins.items()} == {
       '0-20 %': 1, '20-40 %': 1, 'above 60 %': 2}
   found.hole_ratio[:] = np.nan  # without masks
   assert aggregates.by_hole_ratio(found, []) == {}

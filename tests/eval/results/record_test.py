@@ -20,7 +20,7 @@ def make(step=4, **fields):
   return Record(**dict(
       title='MAT, runs/x', step=step, kimg=0.016, split='test', masks_per_image=2, unreadable=0,
       settings={'seed': 0, 'hole_range': [0.0, 1.0]}, mask_sets={'large': group},
-      bands={'0-20 %': group._replace(distances={})}, notes=('No metrics with x.',)) | fields)
+      bins={'0-20 %': group._replace(distances={})}, notes=('No metrics with x.',)) | fields)
 
 
 def test_round_trip(tmp_path):

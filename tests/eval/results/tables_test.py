@@ -14,7 +14,7 @@ def test_every_number_has_its_interval_and_count():
   text = tables.markdown(make())
   assert 'Step 4 (0.0 kimg), split test, 2 masks per image.' in text
   assert '## Large masks: 5 images, 10 pairs' in text
-  row, _ = lines_with(text, '| MAT | 20.50')  # of the masks and of a band
+  row, _ = lines_with(text, '| MAT | 20.50')  # of the masks and of a bin
   assert '20.50 [19.00, 22.00]' in row and 'undefined' in row
   (row,) = lines_with(text, '| MAT - mean colour')
   assert '+20.50 [+19.00, +22.00]' in row
@@ -61,7 +61,7 @@ def test_one_image_has_no_interval():
 def test_names_of_users_do_not_break_the_table():
   group = make().mask_sets['large']
   group = group._replace(metrics={'a|b\nc': group.metrics['MAT']}, differences={}, distances={})
-  text = tables.markdown(make(mask_sets={'large': group}, bands={}))
+  text = tables.markdown(make(mask_sets={'large': group}, bins={}))
   assert '| a\\|b c | 20.50' in text
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import portraits
+from input_pipeline import image_dataset
 from mat_jax.errors import UserError
 from mat_jax.runtime import images
 
@@ -30,7 +30,7 @@ def archive(path, members, compression=zipfile.ZIP_STORED):
 def test_images_are_read_in_place(tmp_path, compression):
   members = {'faces/b.png': png(2), 'faces/a.JPG': png(1), 'c.png': png(3), 'readme.txt': b'text',
              '__MACOSX/faces/._b.png': b'mac', 'faces/.hidden.png': png(9), 'faces/': b''}
-  collection = portraits.open_portraits(archive(tmp_path / 'faces.zip', members, compression))
+  collection = image_dataset.open_dataset(archive(tmp_path / 'faces.zip', members, compression))
   assert collection.stems() == ['c', 'faces/a', 'faces/b']
   assert [collection.load(i, 16)[0, 0, 0] for i in range(3)] == [3, 1, 2]
   assert collection.name(1) == f'{tmp_path}/faces.zip/faces/a.JPG'
@@ -39,7 +39,7 @@ def test_images_are_read_in_place(tmp_path, compression):
 
 def test_many_threads_share_an_archive(tmp_path):
   members = {f'{i:03}.png': png(i) for i in range(200)}
-  collection = portraits.open_portraits(archive(tmp_path / 'a.zip', members))
+  collection = image_dataset.open_dataset(archive(tmp_path / 'a.zip', members))
   with futures.ThreadPoolExecutor(8) as pool:
     levels = list(pool.map(lambda i: collection.load(i, 8)[0, 0, 0], range(200)))
   assert levels == list(range(200))
@@ -50,13 +50,13 @@ def test_many_threads_share_an_archive(tmp_path):
 def test_members_that_lead_out_are_refused(tmp_path, name):
   path = archive(tmp_path / 'a.zip', {'good.png': png(1), name: png(2)})
   with pytest.raises(UserError, match='a.zip.*evil.png|a.zip.*notes.txt.*lies outside'):
-    portraits.open_portraits(path)
+    image_dataset.open_dataset(path)
 
 
 def test_archives_without_images(tmp_path):
   for members in ({}, {'readme.txt': b'text'}):
     with pytest.raises(UserError, match='a.zip.*holds no images'):
-      portraits.open_portraits(archive(tmp_path / 'a.zip', members))
+      image_dataset.open_dataset(archive(tmp_path / 'a.zip', members))
 
 
 def test_archives_with_a_password(tmp_path):
@@ -66,7 +66,7 @@ def test_archives_with_a_password(tmp_path):
     data[data.index(signature) + offset] |= 1
   (tmp_path / 'a.zip').write_bytes(data)
   with pytest.raises(UserError, match='needs a password'):
-    portraits.open_portraits(path)
+    image_dataset.open_dataset(path)
 
 
 def test_damaged_members_are_named(tmp_path):
@@ -74,7 +74,7 @@ def test_damaged_members_are_named(tmp_path):
   data = bytearray((tmp_path / 'a.zip').read_bytes())
   data[data.index(b'b.png') + 20] ^= 255
   (tmp_path / 'a.zip').write_bytes(data)
-  collection = portraits.open_portraits(path)
+  collection = image_dataset.open_dataset(path)
   assert collection.load(0, 16)[0, 0, 0] == 1
   with pytest.raises(UserError, match='a.zip/b.png.*cannot be read'):
     collection.load(1, 16)
@@ -85,7 +85,7 @@ def test_members_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
   path = archive(tmp_path / 'a.zip', {'bomb.png': bytes(2**21)}, zipfile.ZIP_DEFLATED)
   assert (tmp_path / 'a.zip').stat().st_size < 10_000
   with pytest.raises(UserError, match='bomb.png.*larger than 1 MiB'):
-    portraits.open_portraits(path).load(0, 16)
+    image_dataset.open_dataset(path).load(0, 16)
 
 
 def test_the_same_images_as_in_the_folder(tmp_path):
@@ -93,8 +93,8 @@ def test_the_same_images_as_in_the_folder(tmp_path):
   for i in range(4):
     Image.fromarray(rng.integers(256, size=(40, 30, 3), dtype=np.uint8)).save(
         tmp_path / f'{i}.jpg')
-  folder = portraits.open_portraits(str(tmp_path))
+  folder = image_dataset.open_dataset(str(tmp_path))
   members = {f'{i}.jpg': (tmp_path / f'{i}.jpg').read_bytes() for i in range(4)}
-  zipped = portraits.open_portraits(archive(tmp_path.parent / 'same.zip', members))
+  zipped = image_dataset.open_dataset(archive(tmp_path.parent / 'same.zip', members))
   for i in range(4):
     np.testing.assert_array_equal(zipped.load(i, 32), folder.load(i, 32))

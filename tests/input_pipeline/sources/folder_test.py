@@ -3,7 +3,7 @@
 from PIL import Image
 import pytest
 
-from input_pipeline import portraits
+from input_pipeline import image_dataset
 from mat_jax.errors import UserError
 from mat_jax.runtime import folders
 
@@ -32,7 +32,7 @@ def artgan(root, rows=ROWS, subfolder='', tables=None):
 @pytest.mark.parametrize('genre', ['portrait', 'Portrait', '6', 6])
 @pytest.mark.parametrize('subfolder', ['', 'wikiart'])
 def test_the_images_of_a_genre(tmp_path, genre, subfolder):
-  collection = portraits.open_portraits(artgan(tmp_path, subfolder=subfolder), genre)
+  collection = image_dataset.open_dataset(artgan(tmp_path, subfolder=subfolder), genre)
   prefix = f'{subfolder}/' if subfolder else ''
   assert collection.stems() == [prefix + name for name in (
       'Baroque/rembrandt_self-portrait-1660', 'Realism/repin_tolstoy, in-his-study',
@@ -42,18 +42,18 @@ def test_the_images_of_a_genre(tmp_path, genre, subfolder):
 
 def test_all_genres_and_other_names(tmp_path):
   root = artgan(tmp_path)
-  assert len(portraits.open_portraits(root)) == 5
-  assert len(portraits.open_portraits(root, 'still life')) == 1
+  assert len(image_dataset.open_dataset(root)) == 5
+  assert len(image_dataset.open_dataset(root, 'still life')) == 1
   (tmp_path / 'genre_class.txt').write_text('4 hunt\n6 likeness\n')
-  assert len(portraits.open_portraits(root, 'likeness')) == 3
+  assert len(image_dataset.open_dataset(root, 'likeness')) == 3
   with pytest.raises(UserError, match="no genre 'portrait'; choose one of hunt .4., likeness .6."):
-    portraits.open_portraits(root, 'portrait')
+    image_dataset.open_dataset(root, 'portrait')
 
 
 def test_a_table_alone_and_one_with_a_header(tmp_path):
   root = artgan(tmp_path, tables={
       'genre_val.csv': 'path,class\n"Baroque/rubens_hunt-1616.jpg",4\n\n'})
-  assert portraits.open_portraits(root).stems() == ['Baroque/rubens_hunt-1616']
+  assert image_dataset.open_dataset(root).stems() == ['Baroque/rubens_hunt-1616']
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_a_table_alone_and_one_with_a_header(tmp_path):
 def test_wrong_tables(tmp_path, table, genre, message):
   root = artgan(tmp_path, tables={'genre_train.csv': table})
   with pytest.raises(UserError, match=message):
-    portraits.open_portraits(root, genre)
+    image_dataset.open_dataset(root, genre)
 
 
 def test_few_missing_images_are_left_out(tmp_path, caplog):
   rows = {f'Style/{i:03}.jpg': 6 for i in range(150)}
   root = artgan(tmp_path, rows)
   (tmp_path / 'Style' / '007.jpg').unlink()
-  assert len(portraits.open_portraits(root, 'portrait')) == 149
+  assert len(image_dataset.open_dataset(root, 'portrait')) == 149
   assert "Style/007.jpg" in caplog.text
 
 
@@ -88,7 +88,7 @@ def test_undecodable_names_find_their_files(tmp_path):
   root = artgan(tmp_path, {'Style/a.jpg': 6})
   (tmp_path / 'Style' / 'a.jpg').rename(tmp_path / name)
   (tmp_path / 'genre_train.csv').write_bytes(b'Style/caf\xe9.jpg,6\n')
-  collection = portraits.open_portraits(root, 'portrait')
+  collection = image_dataset.open_dataset(root, 'portrait')
   assert collection.load(0, 16).shape == (16, 16, 3)
 
 
@@ -105,9 +105,9 @@ def test_find_images(tmp_path):
 
 def test_a_table_of_many_rows(tmp_path):
   rows = {f'{"abc"[i % 3]}/{i:04}.jpg': i % 10 for i in range(300)}
-  collection = portraits.open_portraits(artgan(tmp_path, rows), 'portrait')
+  collection = image_dataset.open_dataset(artgan(tmp_path, rows), 'portrait')
   assert len(collection) == 30
   levels = [collection.load(i, 8)[0, 0, 0] for i in range(3)]
   expected = sorted(name for name, number in rows.items() if number == 6)
   assert levels == [list(rows).index(name) % 256 for name in expected[:3]]
-  assert [len(collection.split(name)) for name in portraits.SPLITS] == [25, 3, 2]
+  assert [len(collection.split(name)) for name in image_dataset.SPLITS] == [25, 3, 2]

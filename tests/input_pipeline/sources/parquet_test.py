@@ -9,7 +9,7 @@ import pyarrow
 from pyarrow import parquet as pq
 import pytest
 
-from input_pipeline import portraits
+from input_pipeline import image_dataset
 from input_pipeline.sources import parquet
 from mat_jax.errors import UserError
 
@@ -56,23 +56,23 @@ def levels(collection):
 
 @pytest.mark.parametrize('genre', ['portrait', '6', 6])
 def test_the_images_of_a_genre(wikiart, genre):
-  assert levels(portraits.open_portraits(wikiart, genre)) == [0, 2, 4, 6, 8]
+  assert levels(image_dataset.open_dataset(wikiart, genre)) == [0, 2, 4, 6, 8]
 
 
 def test_all_images_and_one_file(wikiart):
-  assert levels(portraits.open_portraits(wikiart)) == list(range(10))
+  assert levels(image_dataset.open_dataset(wikiart)) == list(range(10))
   file = f'{wikiart}/data/train-00001-of-00002.parquet'
-  assert levels(portraits.open_portraits(file, 'portrait')) == [6, 8]
+  assert levels(image_dataset.open_dataset(file, 'portrait')) == [6, 8]
 
 
 def test_names_are_unique_and_sorted(wikiart):
-  stems = portraits.open_portraits(wikiart).stems()
+  stems = image_dataset.open_dataset(wikiart).stems()
   assert len(set(stems)) == 10 and stems == sorted(stems)
 
 
 def test_threads_and_a_small_memory(wikiart, monkeypatch):
   monkeypatch.setattr(parquet, '_CACHE_BYTES', 1)
-  collection = portraits.open_portraits(wikiart)
+  collection = image_dataset.open_dataset(wikiart)
   order = [i * 7 % 10 for i in range(100)]
   with futures.ThreadPoolExecutor(8) as pool:
     found = list(pool.map(lambda i: int(collection.load(i, 8)[0, 0, 0]), order))
@@ -81,33 +81,33 @@ def test_threads_and_a_small_memory(wikiart, monkeypatch):
 
 def test_genres_without_names_in_the_schema(tmp_path):
   shard(tmp_path / 'a.parquet', [(1, 6), (2, 10), (3, None)], names=None)
-  assert levels(portraits.open_portraits(str(tmp_path), 'portrait')) == [1]
-  assert levels(portraits.open_portraits(str(tmp_path), 'unknown genre')) == [2]
+  assert levels(image_dataset.open_dataset(str(tmp_path), 'portrait')) == [1]
+  assert levels(image_dataset.open_dataset(str(tmp_path), 'unknown genre')) == [2]
 
 
 def test_binary_images(tmp_path):
   table = pyarrow.table({'image': [png(3), png(4)]})
   pq.write_table(table, tmp_path / 'a.parquet')
-  assert levels(portraits.open_portraits(str(tmp_path))) == [3, 4]
+  assert levels(image_dataset.open_dataset(str(tmp_path))) == [3, 4]
   with pytest.raises(UserError, match="a.parquet.*no column 'genre'.*config.data.genre=''"):
-    portraits.open_portraits(str(tmp_path), 'portrait')
+    image_dataset.open_dataset(str(tmp_path), 'portrait')
 
 
 def test_rows_without_an_image_are_named(tmp_path):
   shard(tmp_path / 'a.parquet', [(1, 6), (None, 6)])
-  collection = portraits.open_portraits(str(tmp_path), 'portrait')
+  collection = image_dataset.open_dataset(str(tmp_path), 'portrait')
   with pytest.raises(UserError, match='a.parquet/0000-000001.*no bytes'):
     collection.load(1, 16)
 
 
 def test_wrong_shards(tmp_path, wikiart):
   with pytest.raises(UserError, match="no genre 'selfie'.*portrait .6."):
-    portraits.open_portraits(wikiart, 'selfie')
+    image_dataset.open_dataset(wikiart, 'selfie')
   with pytest.raises(UserError, match="no image of the genre 'still_life', but.*portrait"):
-    portraits.open_portraits(wikiart, 'still_life')
+    image_dataset.open_dataset(wikiart, 'still_life')
   pq.write_table(pyarrow.table({'text': ['a']}), tmp_path / 'b.parquet')
   with pytest.raises(UserError, match="b.parquet.*no column 'image'.*but text"):
-    portraits.open_portraits(str(tmp_path / 'b.parquet'))
+    image_dataset.open_dataset(str(tmp_path / 'b.parquet'))
   (tmp_path / 'c.parquet').write_bytes((tmp_path / 'b.parquet').read_bytes()[:100])
   with pytest.raises(UserError, match='c.parquet.*not a readable parquet file'):
-    portraits.open_portraits(str(tmp_path / 'c.parquet'))
+    image_dataset.open_dataset(str(tmp_path / 'c.parquet'))

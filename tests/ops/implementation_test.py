@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mat_jax.nn.layers import Conv2d
-from mat_jax.ops.compute import PORTABLE, Compute
+from mat_jax.ops.implementation import PORTABLE, Implementation
 
 
 class Block(nn.Module):
@@ -23,8 +23,8 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize('mode', ['once', 'twice'])
 def test_remat_changes_what_is_kept_and_nothing_else(mode):
-  compute = dataclasses.replace(PORTABLE, remat=True)
-  plain, again = PORTABLE.block(Block)(), compute.block(Block, static_argnums=(1,))()
+  implementation = dataclasses.replace(PORTABLE, remat=True)
+  plain, again = PORTABLE.block(Block)(), implementation.block(Block, static_argnums=(1,))()
   x = jax.random.normal(jax.random.key(0), (3, 4))
   variables = plain.init(jax.random.key(1), x, mode)
   assert jax.tree.structure(again.init(jax.random.key(1), x, mode)) == jax.tree.structure(variables)
@@ -39,29 +39,29 @@ def test_remat_changes_what_is_kept_and_nothing_else(mode):
 
 
 class Convolutions(nn.Module):
-  """Two convolutions with filters, whose results are products."""
+  """Two convolutions with filters, whose results may be kept."""
 
-  compute: Compute
+  implementation: Implementation
 
   @nn.compact
   def __call__(self, x):
     for i, down in enumerate((1, 2)):
-      x = Conv2d(4, 3, down=down, compute=self.compute, name=f'conv_{i}')(x)
+      x = Conv2d(4, 3, down=down, implementation=self.implementation, name=f'conv_{i}')(x)
     return x
 
 
-def test_keeping_products_changes_what_is_kept_and_nothing_else():
+def test_a_remat_policy_changes_what_is_kept_and_nothing_else():
   def gradient(keep):
-    compute = dataclasses.replace(PORTABLE, keep=keep)
-    network = compute.network(Convolutions)(compute)
+    implementation = dataclasses.replace(PORTABLE, remat_policy=keep)
+    network = implementation.network(Convolutions)(implementation)
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
     variables = network.init(jax.random.key(1), x)
     _, pullback = jax.vjp(lambda v: jnp.sum(network.apply(v, x)), variables)
     kept = sorted(leaf.shape for leaf in jax.tree.leaves(pullback) if leaf.ndim == 4)
     return pullback(1.0)[0], kept
 
-  (expected, everything), (found, products) = gradient('all'), gradient('products')
+  (expected, everything), (found, residuals) = gradient('all'), gradient('convolutions')
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
   # Not the filtered map of 9 x 9, which the second convolution reads.
-  assert (1, 9, 9, 4) in everything and (1, 9, 9, 4) not in products
-  assert (1, 8, 8, 4) in products
+  assert (1, 9, 9, 4) in everything and (1, 9, 9, 4) not in residuals
+  assert (1, 8, 8, 4) in residuals

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax.training import programs
+from mat_jax.training import aot
 
 
 def test_a_program_is_compiled_once_and_donates():
@@ -14,7 +14,7 @@ def test_a_program_is_compiled_once_and_donates():
     traces.append(x.shape)
     return 2 * x
 
-  program = programs.Program(jax.jit(double, donate_argnums=0), 'doubling')
+  program = aot.AotFunction(jax.jit(double, donate_argnums=0), 'doubling')
   first = jnp.arange(3.0)
   second = program(first)
   assert first.is_deleted()
@@ -23,12 +23,12 @@ def test_a_program_is_compiled_once_and_donates():
 
 
 def test_a_program_can_be_lowered_for_shapes_alone():
-  program = programs.Program(jax.jit(lambda x: x + 1), 'adding')
+  program = aot.AotFunction(jax.jit(lambda x: x + 1), 'adding')
   text = program.lower(jax.ShapeDtypeStruct((5,), jnp.float32)).as_text()
   assert '5xf32' in text
 
 
 def test_garbage_is_not_collected_while_a_program_is_traced():
   seen = []
-  programs.Program(jax.jit(lambda x: seen.append(gc.isenabled()) or x), 'nothing').lower(jnp.zeros(3))
+  aot.AotFunction(jax.jit(lambda x: seen.append(gc.isenabled()) or x), 'nothing').lower(jnp.zeros(3))
   assert seen == [False] and gc.isenabled()

@@ -26,7 +26,7 @@ _RECORDS_DEPTH = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Portraits:
+class ImageDataset:
   """The images of a source, or of a part of it, in a fixed order.
 
   Attributes:
@@ -72,7 +72,7 @@ class Portraits:
                       'repair or remove it') from error
     return images.square(image, resolution, crop, rng)
 
-  def split(self, name: str, seed: int = 123) -> 'Portraits':
+  def split(self, name: str, seed: int = 123) -> 'ImageDataset':
     """Returns a part of the images: 85 % train, 10 % validation, 5 % test.
 
     Which image is in which part depends on the seed and on the images' names alone,
@@ -97,7 +97,7 @@ class Portraits:
     if not selected:
       raise UserError(f'the split {name!r} of {len(self)} images is empty; give at least '
                       f'{len(SPLITS)} images')
-    return Portraits(self.source, [self.positions[i] for i in selected])
+    return ImageDataset(self.source, [self.positions[i] for i in selected])
 
 
 def _stored_splits(source: Source, seed: int) -> dict[str, Sequence[int]] | None:
@@ -112,7 +112,7 @@ def _stored_splits(source: Source, seed: int) -> dict[str, Sequence[int]] | None
 
 
 def draw_splits(count: int, seed: int, with_test: bool = True) -> dict[str, Sequence[int]]:
-  """Splits the numbers below `count`; see `Portraits.split`.
+  """Splits the numbers below `count`; see `ImageDataset.split`.
 
   Args:
     count: how many.
@@ -133,11 +133,11 @@ def draw_splits(count: int, seed: int, with_test: bool = True) -> dict[str, Sequ
           'test': shuffled[end:]}
 
 
-def open_portraits(data_dir: str, genre: str = '') -> Portraits:
+def open_dataset(data_dir: str, genre: str = '') -> ImageDataset:
   """Opens a collection of images after finding out what it is.
 
   Args:
-    data_dir: a folder of images, searched in depth; a zip archive of them; a folder
+    data_dir: a folder of images, searched recursively; a zip archive of them; a folder
       of ArtGAN's WikiArt with `genre_train.csv` or `genre_val.csv`; parquet shards
       as of huggan/wikiart, a folder or a file; a TensorFlow data set; or 'samples'
       for the portraits that come with the project (a folder of your own with that
@@ -160,7 +160,7 @@ def open_portraits(data_dir: str, genre: str = '') -> Portraits:
                     f'archive or {SAMPLES!r}')
   source = _open_folder(location, root, genre) if root.is_dir() else _open_file(
       location, root, genre)
-  return Portraits(source, range(len(source)))
+  return ImageDataset(source, range(len(source)))
 
 
 def _open_file(location: str, path: pathlib.Path, genre: str) -> Source:
@@ -186,7 +186,7 @@ def _open_folder(location: str, root: pathlib.Path, genre: str) -> Source:
     raise UserError(f'{location!r} holds several data sets; give one of '
                     f'{", ".join(os.path.dirname(str(root / file)) for file in records)}')
   if records:
-    from input_pipeline.sources import records as records_source
+    from input_pipeline.sources import array_records as records_source
     return records_source.RecordsSource(location, (root / records[0]).parent)
   shards = [file for file in files if file.lower().endswith('.parquet')]
   if shards:

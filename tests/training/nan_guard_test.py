@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.training import totals
-from mat_jax.training.loss_watch import LossWatch
+from mat_jax.training import accumulators
+from mat_jax.training.nan_guard import NanGuard
 
 
 def _losses(**bad):
-  values = dict.fromkeys(totals.LOSSES, 1.0)
+  values = dict.fromkeys(accumulators.LOSSES, 1.0)
   values |= {f'loss/{name}': value for name, value in bad.items()}
   return np.array(list(values.values()), np.float32)
 
 
 def test_names_the_step_and_the_term(caplog):
-  watch = LossWatch(limit=3)
+  watch = NanGuard(limit=3)
   watch.step_done(7, _losses(d=np.nan, r1=np.inf))
   assert not caplog.text, 'a step is looked at while the next one runs'
   watch.step_done(8, _losses())
@@ -24,7 +24,7 @@ def test_names_the_step_and_the_term(caplog):
 
 
 def test_ends_after_so_many_in_a_row():
-  watch = LossWatch(limit=2)
+  watch = NanGuard(limit=2)
   for step in (1, 2, 3, 4):  # every second one is fine
     watch.step_done(step, _losses(**({'g': np.nan} if step % 2 else {})))
   watch.step_done(5, _losses(g=np.nan))

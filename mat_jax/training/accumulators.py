@@ -1,4 +1,4 @@
-"""Means of a step's metrics over the steps of a tick, kept on the devices.
+"""Metric accumulators: means of a step's metrics over the steps of a tick, kept on the devices.
 
 A metric that is not finite is left out of the mean and counted instead.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Totals = dict[str, jax.Array]
+Accumulators = dict[str, jax.Array]
 
 # The loss terms: what is watched for numbers that are not finite.
 LOSSES = ('loss/g', 'loss/g_stage1', 'loss/perceptual', 'loss/l1', 'loss/d', 'loss/d_stage1',
@@ -21,7 +21,7 @@ _METRICS = (*(name for name in LOSSES if name not in _OPTIONAL), 'logits/fake', 
             'signs/fake', 'signs/fake_stage1', 'signs/real', 'signs/real_stage1')
 
 
-def empty(optional: Iterable[str] = ()) -> Totals:
+def empty(optional: Iterable[str] = ()) -> Accumulators:
   """No steps yet: name -> float32 [3], the sum, its number and the number left out.
 
   Args:
@@ -30,7 +30,7 @@ def empty(optional: Iterable[str] = ()) -> Totals:
   return {name: jnp.zeros(3) for name in (*_METRICS, *optional)}
 
 
-def add(totals: Totals, metrics: dict[str, jax.Array]) -> Totals:
+def add(totals: Accumulators, metrics: dict[str, jax.Array]) -> Accumulators:
   """Adds the metrics of a step; those of phases that it did not have may be missing."""
   return totals | {name: totals[name] + _entry(value) for name, value in metrics.items()}
 

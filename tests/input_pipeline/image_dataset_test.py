@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from input_pipeline import portraits
+from input_pipeline import image_dataset
 from input_pipeline.sources.source import Unsplit
 from mat_jax.errors import UserError
 
@@ -30,7 +30,7 @@ class Named(Unsplit):
 
 def named(names, location='here'):
   source = Named(names, location)
-  return portraits.Portraits(source, range(len(source)))
+  return image_dataset.ImageDataset(source, range(len(source)))
 
 
 def names(collection):
@@ -46,9 +46,9 @@ def fill(folder, *files):
 
 
 def test_samples_come_with_the_project():
-  collection = portraits.open_portraits('samples')
+  collection = image_dataset.open_dataset('samples')
   assert len(collection) == 33
-  folder = pathlib.Path(portraits.__file__).parent / 'samples'
+  folder = pathlib.Path(image_dataset.__file__).parent / 'samples'
   assert (folder / 'README.md').exists() and (folder / 'portraits.csv').exists()
   assert collection.load(0, 64).shape == (64, 64, 3)
 
@@ -56,7 +56,7 @@ def test_samples_come_with_the_project():
 def test_images_in_all_folders_sorted(tmp_path):
   fill(tmp_path, 'b/2.PNG', 'b/1.jpg', 'a.webp', 'c.bmp', 'b-1.jpeg', '._a.jpg', '.hidden/b.jpg',
        'table.csv')
-  collection = portraits.open_portraits(str(tmp_path))
+  collection = image_dataset.open_dataset(str(tmp_path))
   assert names(collection) == ['a.webp', 'b-1.jpeg', 'b/1.jpg', 'b/2.PNG', 'c.bmp']
   assert collection.stems() == ['a', 'b-1', 'b/1', 'b/2', 'c']
   assert collection.name(2) == f'{tmp_path}/b/1.jpg'
@@ -65,7 +65,7 @@ def test_images_in_all_folders_sorted(tmp_path):
 
 def test_a_genre_has_no_effect_on_plain_folders(tmp_path):
   fill(tmp_path, 'a.png', 'b.png')
-  assert len(portraits.open_portraits(str(tmp_path), 'portrait')) == 2
+  assert len(image_dataset.open_dataset(str(tmp_path), 'portrait')) == 2
 
 
 def test_links_that_lead_out_are_left_out(tmp_path):
@@ -73,10 +73,10 @@ def test_links_that_lead_out_are_left_out(tmp_path):
   (tmp_path / 'data' / 'link.png').symlink_to(tmp_path / 'outside' / 'secret.png')
   (tmp_path / 'data' / 'folder').symlink_to(tmp_path / 'outside')
   (tmp_path / 'data' / 'inside.png').symlink_to(tmp_path / 'data' / 'a.png')
-  collection = portraits.open_portraits(str(tmp_path / 'data'))
+  collection = image_dataset.open_dataset(str(tmp_path / 'data'))
   assert names(collection) == ['a.png', 'b/c.png', 'inside.png']
   (tmp_path / 'shortcut').symlink_to(tmp_path / 'data')
-  assert len(portraits.open_portraits(str(tmp_path / 'shortcut'))) == 3
+  assert len(image_dataset.open_dataset(str(tmp_path / 'shortcut'))) == 3
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_what_is_no_collection(tmp_path, monkeypatch, name, message):
     pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(file).write_text('nothing')
   with pytest.raises(UserError, match=message):
-    portraits.open_portraits(name)
+    image_dataset.open_dataset(name)
 
 
 def test_unreadable_images_are_named(tmp_path):
   fill(tmp_path, 'a.png')
   (tmp_path / 'b.png').write_bytes((tmp_path / 'a.png').read_bytes()[:45])
-  collection = portraits.open_portraits(str(tmp_path))
+  collection = image_dataset.open_dataset(str(tmp_path))
   assert collection.load(0, 16).shape == (16, 16, 3)
   with pytest.raises(UserError, match='b.png.*cannot be read.*repair or remove'):
     collection.load(1, 16)
@@ -118,7 +118,7 @@ def test_unreadable_images_are_named(tmp_path):
     [(3, (1, 1, 1)), (4, (2, 1, 1)), (10, (8, 1, 1)), (33, (28, 3, 2)), (7009, (5957, 700, 352))])
 def test_split_sizes(count, sizes):
   collection = named(f'{i:05}.jpg' for i in range(count))
-  parts = [collection.split(name) for name in portraits.SPLITS]
+  parts = [collection.split(name) for name in image_dataset.SPLITS]
   assert tuple(map(len, parts)) == sizes
   assert sorted(sum(map(names, parts), [])) == names(collection)
   assert all(names(part) == sorted(names(part)) for part in parts)
@@ -128,8 +128,8 @@ def test_split_sizes(count, sizes):
 @pytest.mark.parametrize(('count', 'sizes'), [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (3, (2, 1)),
                                               (20, (18, 2)), (105, (95, 10))])
 def test_a_split_without_test(count, sizes):
-  parts = portraits.draw_splits(count, 5, with_test=False)
-  assert tuple(len(parts[name]) for name in portraits.SPLITS) == (*sizes, 0)
+  parts = image_dataset.draw_splits(count, 5, with_test=False)
+  assert tuple(len(parts[name]) for name in image_dataset.SPLITS) == (*sizes, 0)
   assert sorted([*parts['train'], *parts['validation']]) == list(range(count))
 
 
@@ -142,8 +142,8 @@ def test_split_does_not_depend_on_place_or_order_of_the_parts():
 
 
 def test_a_copy_of_the_samples_is_split_alike(tmp_path):
-  shutil.copytree(pathlib.Path(portraits.__file__).parent / 'samples', tmp_path / 'copy')
-  parts = [names(portraits.open_portraits(place).split('validation'))
+  shutil.copytree(pathlib.Path(image_dataset.__file__).parent / 'samples', tmp_path / 'copy')
+  parts = [names(image_dataset.open_dataset(place).split('validation'))
            for place in ('samples', str(tmp_path / 'copy'))]
   assert parts[0] == parts[1] and len(parts[0]) == 3
 
@@ -173,7 +173,7 @@ def test_squares_are_cut_as_asked(tmp_path):
   array = np.zeros((64, 32, 3), np.uint8)
   array[:32] = 200
   Image.fromarray(array).save(tmp_path / 'a.png')
-  collection = portraits.open_portraits(str(tmp_path))
+  collection = image_dataset.open_dataset(str(tmp_path))
   assert (collection.load(0, 32) == 200).all()
   assert collection.load(0, 32, 'center')[-1].max() == 0
   rng = np.random.default_rng(0)

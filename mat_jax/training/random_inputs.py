@@ -1,6 +1,6 @@
-"""The random part of a pass through the networks, drawn for a whole batch at once.
+"""The random inputs of a pass through the networks, sampled for a whole batch at once.
 
-Every array has the batch in front and is drawn for the global batch: what an image
+Every array has the batch in front and is sampled for the global batch: what an image
 gets depends neither on the devices nor on the microbatches that it is computed in.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mat_jax.nn.generator import Generator
-from mat_jax.nn.sizes import keep_map_shapes, num_ws
+from mat_jax.nn.sizes import keep_mask_shapes, num_ws
 from mat_jax.training import augment
 from mat_jax.training.settings import Training
 
@@ -21,30 +21,30 @@ _NOISE = 'noise_const'
 
 
 @flax.struct.dataclass
-class Draws:
-  """The randomness of one pass of the generator, and of what the discriminator sees.
+class RandomInputs:
+  """The random inputs of one pass of the generator, and of what the discriminator sees.
 
   Attributes:
     z: [N, 512].
     z_mixed: [N, 512], styles from `cutoff` on come from it.
     cutoff: int32 [N], the same everywhere; num_ws for no mixing.
-    keep_maps: {'first': [N, tokens, C], 'second': [N, h, w, C]}; see `Generator`.
+    keep_masks: {'first': [N, tokens, C], 'second': [N, h, w, C]}; see `Generator`.
     noise: path in the generator's buffers -> [N, h, w] to take for the constant
-      noise; empty unless noise is drawn.
+      noise; empty unless noise is random.
     transforms: of the augmentation, or None.
   """
 
   z: jax.Array
   z_mixed: jax.Array
   cutoff: jax.Array
-  keep_maps: dict[str, jax.Array]
+  keep_masks: dict[str, jax.Array]
   noise: dict[tuple[str, ...], jax.Array]
   transforms: augment.Transforms | None = None
 
 
-def draw(key: jax.Array, generator: Generator, buffers: Tree, probability: jax.Array,
-         settings: Training) -> Draws:
-  """Draws for a pass of training.
+def sample(key: jax.Array, generator: Generator, buffers: Tree, probability: jax.Array,
+           settings: Training) -> RandomInputs:
+  """Samples the random inputs of a pass of training.
 
   Args:
     key: typed key.
@@ -54,7 +54,7 @@ def draw(key: jax.Array, generator: Generator, buffers: Tree, probability: jax.A
     settings: of the step.
 
   Returns:
-    The draws; with probability `settings.style_mixing` styles are mixed from one
+    The random inputs; with probability `settings.style_mixing` styles are mixed from one
     cutoff on for the whole batch (StyleGAN, arXiv 1812.04948, section 3.1).
   """
   n, count = settings.batch_size, num_ws(generator.resolution)
@@ -62,25 +62,25 @@ def draw(key: jax.Array, generator: Generator, buffers: Tree, probability: jax.A
       jax.random.split(key, 7))
   cutoff = jax.random.randint(cutoff_key, (), 1, count)
   mix = jax.random.uniform(choice_key) < settings.style_mixing
-  return Draws(
+  return RandomInputs(
       z=jax.random.normal(z_key, (n, 512)), z_mixed=jax.random.normal(mixed_key, (n, 512)),
       cutoff=jnp.broadcast_to(jnp.where(mix, cutoff, count), (n,)),
-      keep_maps=_keep_maps(keep_key, n, generator),
+      keep_masks=_keep_masks(keep_key, n, generator),
       noise=_noise(noise_key, n, buffers) if settings.noise_mode == 'random' else {},
-      transforms=draw_transforms(augment_key, generator.resolution, probability, settings))
+      transforms=sample_transforms(augment_key, generator.resolution, probability, settings))
 
 
-def draw_transforms(key: jax.Array, resolution: int, probability: jax.Array,
+def sample_transforms(key: jax.Array, resolution: int, probability: jax.Array,
                     settings: Training) -> augment.Transforms | None:
   """The augmentation of a batch, None without one."""
   pipeline = settings.augmentation.pipeline
   if not pipeline:
     return None
-  return augment.draw(key, settings.batch_size, probability, pipeline, resolution, resolution)
+  return augment.sample(key, settings.batch_size, probability, pipeline, resolution, resolution)
 
 
-def _keep_maps(key: jax.Array, n: int, generator: Generator) -> dict[str, jax.Array]:
-  shapes = keep_map_shapes(generator.resolution, generator.width)
+def _keep_masks(key: jax.Array, n: int, generator: Generator) -> dict[str, jax.Array]:
+  shapes = keep_mask_shapes(generator.resolution, generator.width)
   keys = jax.random.split(key, len(shapes))
   return {name: jax.random.bernoulli(k, 0.5, (n, *shape))
           for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
@@ -94,8 +94,8 @@ def _noise(key: jax.Array, n: int, buffers: Tree) -> dict[tuple[str, ...], jax.A
           for k, (path, shape) in zip(keys, maps.items(), strict=True)}
 
 
-def with_noise(buffers: Tree, draws: Draws) -> Tree:
-  """The buffers with the drawn noise in place of the constant one."""
-  if not draws.noise:
+def with_noise(buffers: Tree, inputs: RandomInputs) -> Tree:
+  """The buffers with the sampled noise in place of the constant one."""
+  if not inputs.noise:
     return buffers
-  return traverse_util.unflatten_dict({**traverse_util.flatten_dict(buffers), **draws.noise})
+  return traverse_util.unflatten_dict({**traverse_util.flatten_dict(buffers), **inputs.noise})

@@ -5,10 +5,10 @@ import jax
 import numpy as np
 
 from mat_jax.errors import UserError
-from mat_jax.training import totals
+from mat_jax.training import accumulators
 
 
-class LossWatch:
+class NanGuard:
   """Looks at the losses of each step once the next one is under way.
 
   That keeps the devices busy, and bounds how far the program runs ahead of them.
@@ -39,7 +39,7 @@ class LossWatch:
       return
     (step, losses), self._pending = self._pending, None
     values = np.asarray(losses)
-    bad = [f'{name} is {value}' for name, value in zip(totals.LOSSES, values, strict=True)
+    bad = [f'{name} is {value}' for name, value in zip(accumulators.LOSSES, values, strict=True)
            if not np.isfinite(value)]
     self._in_a_row = self._in_a_row + 1 if bad else 0
     if bad:

@@ -10,9 +10,7 @@ from convert.feature_nets import load_lpips
 from eval.metrics import lpips
 from mat_jax import Discriminator, Generator
 from mat_jax.nn import model_config
-from mat_jax.training import draws as draws_lib
-from mat_jax.training import phases as phases_lib
-from mat_jax.training import settings, start, train_state
+from mat_jax.training import objectives, random_inputs, settings, start, train_state
 from tests.support import reference
 
 
@@ -26,10 +24,12 @@ def penalty():
 
   def loss(params, batch, key, probability, dtype='float32'):
     config.model.dtype = dtype
-    networks = phases_lib.Networks(model_config.generator_from_config(config.model, 'gpu'),
+    networks = objectives.Networks(model_config.generator_from_config(config.model, 'gpu'),
                                    model_config.discriminator_from_config(config.model, 'gpu'))
-    transforms = draws_lib.draw_transforms(key, 64, probability, options)
-    return phases_lib.r1_loss(params, probability, batch, transforms, networks, options)
+    transforms = random_inputs.sample_transforms(key, 64, probability, options)
+    return objectives.r1_loss(
+        params, probability=probability, batch=batch, transforms=transforms, networks=networks,
+        settings=options)
 
   rng = np.random.default_rng(0)
   batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
@@ -72,18 +72,19 @@ def optional_losses():
   rng = np.random.default_rng(0)
   batch = {'image': rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32),
            'mask': (rng.uniform(size=(4, 64, 64, 1)) > 0.5).astype(np.float32)}
-  draws = draws_lib.draw(jax.random.key(1), networks.generator, state.g_buffers, 0.0, options)
+  inputs = random_inputs.sample(jax.random.key(1), networks.generator, state.g_buffers, 0.0, options)
 
   @jax.jit
   def run(state, features):
-    found = phases_lib.generator_loss(
-        state.g_params, state.g_buffers, state.d_params, features, jnp.float32(0.0), batch, draws,
-        networks, options)
-    gradients, metrics = jax.grad(phases_lib.discriminator_loss, has_aux=True)(
-        state.d_params, state.g_params, state.g_buffers, state.lecam, features, jnp.float32(0.0),
-        batch, draws, networks, options)
-    image, _ = phases_lib.generate(
-        networks, state.g_params, state.g_buffers, batch, draws, options)
+    shared = {'g_buffers': state.g_buffers, 'features': features,
+              'probability': jnp.float32(0.0), 'batch': batch, 'random_inputs': inputs,
+              'networks': networks, 'settings': options}
+    found = objectives.generator_loss(
+        state.g_params, d_params=state.d_params, **shared)
+    gradients, metrics = jax.grad(objectives.discriminator_loss, has_aux=True)(
+        state.d_params, g_params=state.g_params, lecam_averages=state.lecam, **shared)
+    image, _ = objectives.generate(
+        networks, state.g_params, state.g_buffers, batch, inputs, options)
     return image, *found, gradients, metrics
 
   return state, features, batch, run(state, features)
@@ -118,7 +119,7 @@ def test_the_discriminator_on_features_learns_beside_the_other(optional_losses):
 @pytest.mark.parametrize('name', ['Gmain', 'Dmain', 'Dreg'])
 def test_a_phase_at_full_size_matches_the_reference(name):
   phase = published_phases.PHASES[name]
-  networks = phases_lib.Networks(Generator(), Discriminator(), published_phases.FEATURE_NETWORK)
+  networks = objectives.Networks(Generator(), Discriminator(), published_phases.FEATURE_NETWORK)
   results = jax.jit(phase.function(networks))(*phase.arguments())
   errors = phase.errors(results)
   for parameter, error in errors.norms.items():

@@ -7,7 +7,7 @@ import pytest
 from configs import demo
 from mat_jax.nn import model_config
 from mat_jax.training import settings
-from mat_jax.training.draws import draw, with_noise
+from mat_jax.training.random_inputs import sample, with_noise
 
 BUFFERS = {'mapping': {'w_avg': np.zeros(512)},
            'synthesis': {'dec': {'block_16': {'conv1': {'noise_const': np.zeros((16, 16))}}}}}
@@ -21,19 +21,19 @@ def options():
   return model_config.generator_from_config(config.model), settings.training_from_config(config)
 
 
-def _draw(key, generator, training, probability=0.5):
-  return draw(key, generator, BUFFERS, np.float32(probability), training)
+def _sample(key, generator, training, probability=0.5):
+  return sample(key, generator, BUFFERS, np.float32(probability), training)
 
 
 def test_every_array_has_the_batch_in_front(options):
-  draws = _draw(jax.random.key(0), *options)
-  assert all(len(leaf) == 8 for leaf in jax.tree.leaves(draws))
-  assert draws.keep_maps['first'].shape == (8, 64, 12)
-  assert draws.keep_maps['second'].shape == (8, 16, 16, 32)
-  assert draws.noise[_NOISE].shape == (8, 16, 16)
-  assert np.any(draws.noise[_NOISE][0] != draws.noise[_NOISE][1]), 'each image has its own'
-  assert 0.45 < np.mean(draws.keep_maps['second']) < 0.55
-  assert abs(np.std(draws.z) - 1) < 0.05
+  inputs = _sample(jax.random.key(0), *options)
+  assert all(len(leaf) == 8 for leaf in jax.tree.leaves(inputs))
+  assert inputs.keep_masks['first'].shape == (8, 64, 12)
+  assert inputs.keep_masks['second'].shape == (8, 16, 16, 32)
+  assert inputs.noise[_NOISE].shape == (8, 16, 16)
+  assert np.any(inputs.noise[_NOISE][0] != inputs.noise[_NOISE][1]), 'each image has its own'
+  assert 0.45 < np.mean(inputs.keep_masks['second']) < 0.55
+  assert abs(np.std(inputs.z) - 1) < 0.05
 
 
 def test_style_mixing_cuts_between_the_first_and_the_last_style(options):
@@ -41,7 +41,7 @@ def test_style_mixing_cuts_between_the_first_and_the_last_style(options):
 
   def cutoffs(probability):
     changed = dataclasses.replace(training, style_mixing=probability)
-    return np.asarray(jax.jit(jax.vmap(lambda key: _draw(key, generator, changed).cutoff))(
+    return np.asarray(jax.jit(jax.vmap(lambda key: _sample(key, generator, changed).cutoff))(
         jax.random.split(jax.random.key(0), 200)))
 
   cutoff = cutoffs(0.5)
@@ -53,17 +53,17 @@ def test_style_mixing_cuts_between_the_first_and_the_last_style(options):
 
 def test_noise_takes_the_place_of_the_constant_one(options):
   generator, training = options
-  draws = _draw(jax.random.key(0), generator, training)
-  buffers = with_noise(BUFFERS, draws)
+  inputs = _sample(jax.random.key(0), generator, training)
+  buffers = with_noise(BUFFERS, inputs)
   np.testing.assert_array_equal(
-      buffers['synthesis']['dec']['block_16']['conv1']['noise_const'], draws.noise[_NOISE])
+      buffers['synthesis']['dec']['block_16']['conv1']['noise_const'], inputs.noise[_NOISE])
   assert buffers['mapping'] == BUFFERS['mapping']
   constant = dataclasses.replace(training, noise_mode='const')
-  assert with_noise(BUFFERS, _draw(jax.random.key(0), generator, constant)) is BUFFERS
+  assert with_noise(BUFFERS, _sample(jax.random.key(0), generator, constant)) is BUFFERS
 
 
 def test_transforms_only_with_a_pipeline(options):
   generator, training = options
-  assert _draw(jax.random.key(0), generator, training).transforms is not None
+  assert _sample(jax.random.key(0), generator, training).transforms is not None
   without = dataclasses.replace(training, augmentation=settings.Augmentation())
-  assert _draw(jax.random.key(0), generator, without).transforms is None
+  assert _sample(jax.random.key(0), generator, without).transforms is None

@@ -20,12 +20,13 @@ from jax.sharding import Mesh
 
 from mat_jax.runtime import cluster, compilation_cache, sharding
 from mat_jax.training import train_state, train_step
-from mat_jax.training.phases import Networks
+from mat_jax.training.gradients import Context
+from mat_jax.training.objectives import Networks
 from mat_jax.training.settings import Training
 from mat_jax.training.train_state import TrainState
 
 
-class Program:
+class AotFunction:
   """A jitted function for arguments of one shape, compiled by itself before its first call.
 
   So the memory that compiling took is free again when the program runs.
@@ -82,9 +83,9 @@ def across_processes(jitted: Callable[..., Any], name: str) -> Callable[..., Any
     name: what it is, for the log.
 
   Returns:
-    A `Program`, or on one process the function itself.
+    A `AotFunction`, or on one process the function itself.
   """
-  return Program(jitted, name) if jax.process_count() > 1 else jitted
+  return AotFunction(jitted, name) if jax.process_count() > 1 else jitted
 
 
 @contextlib.contextmanager
@@ -107,15 +108,15 @@ def _release_memory() -> None:
 
 @functools.lru_cache(maxsize=8)
 def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
-                  freeze_generator: bool = False) -> Program:
+                  freeze_generator: bool = False) -> AotFunction:
   """The step with its shardings; the state is donated.
 
   State, features and losses are on every device, the batch is cut over them.
   """
   replicated, by_batch = sharding.replicated(mesh), sharding.by_batch(mesh)
-  context = train_step.Context(networks, settings, mesh)
+  context = Context(networks, settings, mesh)
   step, options = train_step.make_train_step(context, freeze_generator), compiler_options(mesh)
-  return Program(jax.jit(
+  return AotFunction(jax.jit(
       step, in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
       donate_argnums=0, compiler_options=options),
                  'the discriminator\'s step' if freeze_generator else 'the training step')

@@ -1,8 +1,7 @@
-"""How the networks compute: the dtype, and the form of the heavy operations.
+"""The implementation of the heavy operations: dtype, algorithm, memory layout, remat policy.
 
-CPU and TPU want opposite forms of the same functions (docs/performance.md lists
-them), so the choice is made once, here, and handed down to every
-layer as one immutable value.
+CPU and TPU want opposite implementations of the same functions (docs/performance.md lists them),
+so the choice is made once, here, and handed down to every layer as one immutable value.
 """
 
 from collections.abc import Callable
@@ -13,16 +12,16 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-# The name of what a network keeps if it keeps products only.
-PRODUCT = 'product'
+# The checkpoint name of the results of convolutions.
+CONVOLUTION = 'convolution'
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
-  """The dtype of activations and one form for each heavy operation.
+class Implementation:
+  """The dtype of activations and one implementation of each heavy operation.
 
   Attributes:
-    dtype: dtype of activations and of the operands of products; parameters,
+    dtype: dtype of activations and of the operands of matmuls and convolutions; parameters,
       statistics and demodulation stay float32.
     fir: the [1, 3, 3, 1] filter as 'shifted_adds' along each axis or as one
       'depthwise' 4x4 convolution.
@@ -30,24 +29,24 @@ class Compute:
       'sub_kernels' on the small map, as a 'dilated' convolution or as the 'adjoint'
       of a strided one.
     downsample_conv: a k3 convolution of stride 2 as four convolutions over the
-      input's 'phases', as one 'strided' convolution or as one whose derivatives
+      input's 'polyphase' components, as one 'strided' convolution or as one whose derivatives
       are its 'adjoint's (`mat_jax.ops.strided`).
-    weight_gradient: the kernel gradient of stride-1 convolutions as products over
+    weight_gradient: the kernel gradient of stride-1 convolutions as matmuls over
       'strips' of rows, or by 'xla'.
-    pointwise: a k1 convolution as a matrix 'product' or as a 'convolution', which keeps the
+    pointwise: a k1 convolution as a 'matmul' or as a 'convolution', which keeps the
       layout of its neighbours on a TPU.
     images: the layout in memory of maps of three channels, 'any' that XLA chooses or 'planes',
       one for each channel. XLA would choose that of the convolutions around them, with the batch
       in the TPU's 128 lanes: eight images then take the room of 128.
-    attention_tokens: neighbouring windows of fewer tokens are computed together, shut off
-      from each other: a TPU pads rows of logits to its 128 lanes anyway.
-    attention: of windows as 'products' that XLA compiles, or as one 'kernel' of a TPU
+    attention_tokens: neighbouring windows of fewer tokens are packed together, masked from each
+      other: a TPU pads rows of logits to its 128 lanes anyway.
+    attention: of windows as 'matmuls' that XLA compiles, or as one 'kernel' of a TPU
       (`mat_jax.ops.window_kernel`) where a device computes its own batch, as in training.
-    keep: what a network keeps for its backward pass: 'all' that it needs, or the 'products',
-      the results of its convolutions, from which the rest is computed again: scaling, bias,
-      activation, filter, and attention, some per cent of the work.
+    remat_policy: what a network keeps for its backward pass: 'all' residuals, or the results of
+      its 'convolutions' alone, from which the rest is computed again: scaling, bias, activation,
+      filter and attention, a few per cent of the work.
     remat: every block computes its activations again in the backward pass instead of
-      keeping them (arXiv 1604.06174), products too.
+      keeping them (arXiv 1604.06174), convolutions too.
     inference: a 'batch' is completed at once or 'image' by image, whose maps stay nearer to a
       CPU's caches.
     normal: standard deviation -> initializer of what begins as a normal draw; see
@@ -57,19 +56,19 @@ class Compute:
   dtype: Any = jnp.float32
   fir: Literal['shifted_adds', 'depthwise'] = 'shifted_adds'
   upsample_conv: Literal['sub_kernels', 'dilated', 'adjoint'] = 'dilated'
-  downsample_conv: Literal['phases', 'strided', 'adjoint'] = 'strided'
+  downsample_conv: Literal['polyphase', 'strided', 'adjoint'] = 'strided'
   weight_gradient: Literal['strips', 'xla'] = 'xla'
-  pointwise: Literal['product', 'convolution'] = 'product'
+  pointwise: Literal['matmul', 'convolution'] = 'matmul'
   images: Literal['any', 'planes'] = 'any'
   attention_tokens: int = 1
-  attention: Literal['products', 'kernel'] = 'products'
-  keep: Literal['all', 'products'] = 'all'
+  attention: Literal['matmuls', 'kernel'] = 'matmuls'
+  remat_policy: Literal['all', 'convolutions'] = 'all'
   remat: bool = False
   inference: Literal['batch', 'image'] = 'batch'
   normal: Callable[[float], nn.initializers.Initializer] = nn.initializers.normal
 
   def network(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
-    """The class of a network, wrapped for `keep`.
+    """The class of a network, wrapped for `remat_policy`.
 
     Args:
       module: its class.
@@ -78,9 +77,9 @@ class Compute:
     Returns:
       A class with the same parameters and results.
     """
-    if self.keep == 'all' or self.remat:
+    if self.remat_policy == 'all' or self.remat:
       return module
-    policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    policy = jax.checkpoint_policies.save_only_these_names(CONVOLUTION)
     return nn.remat(module, policy=policy, static_argnums=tuple(i + 1 for i in static_argnums))
 
   def block(self, module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Any:
@@ -98,27 +97,27 @@ class Compute:
     return nn.remat(module, static_argnums=tuple(i + 1 for i in static_argnums))
 
 
-# Every operation in the form that all backends run well enough.
-PORTABLE = Compute()
+# The implementations that all backends run well enough.
+PORTABLE = Implementation()
 
 
-def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Compute:
-  """The forms that were measured to be best on a platform.
+def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Implementation:
+  """The implementations that were measured to be best on a platform.
 
   Args:
     dtype: compute dtype.
     platform: 'cpu', 'tpu', 'gpu' or 'cuda'; None asks `jax.default_backend()`.
       GPUs fuse the shifted adds into one kernel and leave convolutions to cuDNN, in
-      the forms that XLA recognises as cuDNN's (docs/hardware.md).
+      the shapes that XLA recognises as cuDNN's (docs/hardware.md).
 
   Returns:
-    The platform's `Compute`.
+    The platform's `Implementation`.
   """
   platform = platform or jax.default_backend()
   if platform == 'cpu':
-    return Compute(dtype, 'shifted_adds', 'sub_kernels', 'phases', 'strips', keep='products',
-                   inference='image')
+    return Implementation(dtype, 'shifted_adds', 'sub_kernels', 'polyphase', 'strips',
+                          remat_policy='convolutions', inference='image')
   if platform == 'tpu':
-    return Compute(dtype, 'depthwise', 'adjoint', 'strided', 'xla', pointwise='convolution',
+    return Implementation(dtype, 'depthwise', 'adjoint', 'strided', 'xla', pointwise='convolution',
                    images='planes', attention_tokens=128, attention='kernel')
-  return Compute(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')
+  return Implementation(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

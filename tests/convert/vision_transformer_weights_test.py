@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert import vision_transformers
-from convert.vision_transformers import (
+from convert import vision_transformer_weights
+from convert.vision_transformer_weights import (
     clip_params_from_state_dict,
     dinov2_params_from_state_dict,
     load_clip,
@@ -38,10 +38,10 @@ def assert_same(found, expected):
 
 def test_position_embedding_is_interpolated_as_published(dinov2):
   positions = dinov2['pos_embed'][0, 1:].reshape(37, 37, WIDTH)
-  found = vision_transformers.interpolate_positions(positions, 16)
+  found = vision_transformer_weights.interpolate_positions(positions, 16)
   golden = reference.load('vision_transformers.npz')['positions']  # in float32
   assert reference.relative_error(found[:, :, :4], golden) < 1e-5
-  assert vision_transformers.interpolate_positions(positions, 37) is positions
+  assert vision_transformer_weights.interpolate_positions(positions, 37) is positions
 
 
 def test_layer_scale_and_biases_are_folded_in(dinov2):
@@ -103,8 +103,8 @@ def test_other_sizes_than_published_are_said(tmp_path, monkeypatch, dinov2, clip
   assert len(warnings) == 2
   assert f'dinov2 has width {WIDTH}, 2 blocks and images of 224 px' in warnings[0]
   assert f'clip has width {WIDTH}, 2 blocks and images of 56 px' in warnings[1]
-  monkeypatch.setattr(vision_transformers, '_DINOV2_SIZES', (WIDTH, 2, 224))
-  monkeypatch.setattr(vision_transformers, '_CLIP_SIZES', (WIDTH, 2, 56))
+  monkeypatch.setattr(vision_transformer_weights, '_DINOV2_SIZES', (WIDTH, 2, 224))
+  monkeypatch.setattr(vision_transformer_weights, '_CLIP_SIZES', (WIDTH, 2, 56))
   load()
   assert len(warnings) == 2
 

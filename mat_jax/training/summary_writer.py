@@ -4,7 +4,7 @@ A run that was killed goes on from its newest checkpoint and does the steps afte
 more. What it had written about them is removed first, so that the files are those of a run
 without interruption.
 
-Records are appended to the event file here and not by clu's writer: TensorFlow's, which that
+SummaryWriter are appended to the event file here and not by clu's writer: TensorFlow's, which that
 one wraps, reports success for a record of which a full disk took a part only, and goes on
 behind it, where no reader ever gets.
 """
@@ -44,7 +44,7 @@ T = TypeVar('T')
 Value = float | int | str | None
 
 
-class Records:
+class SummaryWriter:
   """Scalars, images and texts in TensorBoard's event files, and rows in `stats.jsonl`.
 
   A write that fails is a warning, once per kind: a full disk does not end a run of days.
@@ -124,7 +124,7 @@ class Records:
                         'them, and later ones are tried again.', kind, error)
 
   def _add(self, step: int, summaries: list[summary_pb2.Summary]) -> None:
-    """Appends an event to the file of this sitting, which begins with the first one."""
+    """Appends an event to the file of this session, which begins with the first one."""
     summary = summary_pb2.Summary(value=[part.value[0] for part in summaries])
     data = _record(step=step, summary=summary)
     if not os.path.exists(self._events) or not os.path.getsize(self._events):

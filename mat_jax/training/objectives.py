@@ -1,6 +1,6 @@
 """The losses of the three phases of a step: Gmain, Dmain and Dreg (MAT, section 3.6).
 
-Pure functions of parameters, batch and draws, so that their gradients can be checked on
+Pure functions of parameters, batch and random inputs, so that their gradients can be checked on
 their own. All are means over the images, and no image influences another one outside of
 its group of the minibatch standard deviation: a batch can be cut into microbatches.
 """
@@ -19,8 +19,7 @@ from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import ProjectedDiscriminator
 from mat_jax.nn.sizes import num_ws
 from mat_jax.training import augment, losses
-from mat_jax.training import draws as draws_lib
-from mat_jax.training.draws import Draws
+from mat_jax.training.random_inputs import RandomInputs, with_noise
 from mat_jax.training.settings import Training
 
 Batch = dict[str, jax.Array]
@@ -45,7 +44,7 @@ class Networks:
   projected: ProjectedDiscriminator | None = flax.struct.field(pytree_node=False, default=None)
 
 
-def move_style_average(networks: Networks, params: Tree, buffers: Tree, z: jax.Array) -> Tree:
+def update_style_average(networks: Networks, params: Tree, buffers: Tree, z: jax.Array) -> Tree:
   """The buffers with `w_avg` moved towards the styles of a batch, [N, 512] latents.
 
   The second latent of style mixing does not move it. It has no gradient.
@@ -56,8 +55,8 @@ def move_style_average(networks: Networks, params: Tree, buffers: Tree, z: jax.A
   return changed['buffers']
 
 
-def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch, draws: Draws,
-             settings: Training) -> tuple[jax.Array, jax.Array]:
+def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
+             random_inputs: RandomInputs, settings: Training) -> tuple[jax.Array, jax.Array]:
   """A training pass of the generator.
 
   Args:
@@ -65,39 +64,40 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch, draw
     params: of the generator.
     buffers: its buffers, `w_avg` moved already.
     batch: `image` [N, R, R, 3] in [-1, 1] and `mask` [N, R, R, 1].
-    draws: the randomness.
+    random_inputs: latents, keep masks, noise, and transforms of the augmentation.
     settings: of the step.
 
   Returns:
     Result and stage-one image, float32 [N, R, R, 3].
   """
   generator = networks.generator
-  variables = {'params': params, 'buffers': draws_lib.with_noise(buffers, draws)}
+  variables = {'params': params, 'buffers': with_noise(buffers, random_inputs)}
 
   def styles(z: jax.Array) -> jax.Array:
     return generator.apply(
         variables, z, truncation_psi=settings.truncation_psi, method='map_latents')
 
-  ws = styles(draws.z)
+  ws = styles(random_inputs.z)
   if settings.style_mixing:
-    first = jnp.arange(num_ws(generator.resolution))[None, :, None] < draws.cutoff[:, None, None]
-    ws = jnp.where(first, ws, styles(draws.z_mixed))
+    first = jnp.arange(num_ws(generator.resolution))[None, :, None] < random_inputs.cutoff[:, None, None]
+    ws = jnp.where(first, ws, styles(random_inputs.z_mixed))
   noise_mode = 'none' if settings.noise_mode == 'none' else 'const'
   return generator.apply(variables, batch['image'], batch['mask'], ws, noise_mode,
-                         draws.keep_maps, method='synthesize')
+                         random_inputs.keep_masks, method='synthesize')
 
 
-def _augment(draws: Draws, images: tuple[jax.Array, ...], mask: jax.Array,
+def _augment(random_inputs: RandomInputs, images: tuple[jax.Array, ...], mask: jax.Array,
              probability: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
   """What the discriminator sees of images that are equal outside of the hole."""
-  if draws.transforms is None:
+  if random_inputs.transforms is None:
     return images, mask
-  return augment.apply(draws.transforms, images, mask, active=probability > 0)
+  return augment.apply(random_inputs.transforms, images, mask, active=probability > 0)
 
 
-def generator_loss(g_params: Tree, g_buffers: Tree, d_params: Tree, features: Tree,
-                   probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
-                   settings: Training) -> tuple[jax.Array, Metrics]:
+def generator_loss(
+    g_params: Tree, *, g_buffers: Tree, d_params: Tree, features: Tree, probability: jax.Array,
+    batch: Batch, random_inputs: RandomInputs, networks: Networks,
+    settings: Training) -> tuple[jax.Array, Metrics]:
   """Gmain: the adversarial terms, and those that compare the result with the image.
 
   Args:
@@ -107,16 +107,16 @@ def generator_loss(g_params: Tree, g_buffers: Tree, d_params: Tree, features: Tr
     features: weights of the feature network.
     probability: float32 [], of the augmentation.
     batch: real images and masks.
-    draws: the randomness.
+    random_inputs: latents, keep masks, noise, and transforms of the augmentation.
     networks: modules.
     settings: of the step.
 
   Returns:
     Loss and metrics.
   """
-  image, stage1 = generate(networks, g_params, g_buffers, batch, draws, settings)
+  image, stage1 = generate(networks, g_params, g_buffers, batch, random_inputs, settings)
   (_, seen, seen_stage1), mask = _augment(
-      draws, (batch['image'], image, stage1), batch['mask'], probability)
+      random_inputs, (batch['image'], image, stage1), batch['mask'], probability)
   logits, logits_stage1 = networks.discriminator.apply(
       {'params': d_params}, seen, mask, seen_stage1)
   adversarial = losses.generator_adversarial(logits)
@@ -167,20 +167,21 @@ def _score_projected(d_params: Tree, features: Tree, images: jax.Array, mask: ja
       {layer: vgg.normalize_channels(x) for layer, x in found.items()}, mask)
 
 
-def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages: Tree,
-                       features: Tree, probability: jax.Array, batch: Batch, draws: Draws, networks: Networks,
-                       settings: Training) -> tuple[jax.Array, Metrics]:
+def discriminator_loss(
+    d_params: Tree, *, g_params: Tree, g_buffers: Tree, lecam_averages: Tree, features: Tree,
+    probability: jax.Array, batch: Batch, random_inputs: RandomInputs, networks: Networks,
+    settings: Training) -> tuple[jax.Array, Metrics]:
   """Dmain: generated and real images through both branches, augmented alike.
 
   Args:
     d_params: discriminator.
     g_params: generator; no gradient flows into it.
     g_buffers: its buffers, `w_avg` moved already.
-    averages: moving averages of the logits for LeCam, see `TrainState.lecam`.
+    lecam_averages: moving averages of the logits for LeCam, see `TrainState.lecam`.
     features: weights of the feature network.
     probability: float32 [], of the augmentation.
     batch: real images and masks.
-    draws: the randomness.
+    random_inputs: latents, keep masks, noise, and transforms of the augmentation.
     networks: modules.
     settings: of the step.
 
@@ -189,9 +190,9 @@ def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages
   """
   d_params = _freeze(d_params, settings)
   image, stage1 = jax.lax.stop_gradient(
-      generate(networks, g_params, g_buffers, batch, draws, settings))
+      generate(networks, g_params, g_buffers, batch, random_inputs, settings))
   (real_image, image, stage1), mask = _augment(
-      draws, (batch['image'], image, stage1), batch['mask'], probability)
+      random_inputs, (batch['image'], image, stage1), batch['mask'], probability)
 
   def score(image: jax.Array, stage1: jax.Array) -> tuple[jax.Array, jax.Array]:
     return networks.discriminator.apply({'params': d_params}, image, mask, stage1)
@@ -207,7 +208,7 @@ def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages
     metrics[f'signs/{name}'] = jnp.mean(jnp.sign(value))
   total = loss + loss_stage1
   if settings.lecam_weight:
-    metrics['loss/lecam'] = losses.lecam(logits, averages)
+    metrics['loss/lecam'] = losses.lecam(logits, lecam_averages)
     total += settings.lecam_weight * metrics['loss/lecam']
   if networks.projected:
     fake, real = (_score_projected(d_params, features, x, mask, networks)
@@ -217,9 +218,10 @@ def discriminator_loss(d_params: Tree, g_params: Tree, g_buffers: Tree, averages
   return total, metrics
 
 
-def r1_loss(d_params: Tree, probability: jax.Array, batch: Batch,
-            transforms: augment.Transforms | None, networks: Networks,
-            settings: Training) -> tuple[jax.Array, Metrics]:
+def r1_loss(
+    d_params: Tree, *, probability: jax.Array, batch: Batch,
+    transforms: augment.Transforms | None, networks: Networks,
+    settings: Training) -> tuple[jax.Array, Metrics]:
   """Dreg: R1 of each branch with respect to its own real image, times the interval.
 
   Always in float32: the gradient of a bfloat16 network is too coarse to be squared.

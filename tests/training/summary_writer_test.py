@@ -14,28 +14,28 @@ import tensorflow as tf
 
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk
-from mat_jax.training.records import Records
+from mat_jax.training.summary_writer import SummaryWriter
 
 _PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
 # Writes some steps and is killed.
 _RUN = '''
 import os, signal, sys
-from mat_jax.training.records import Records
+from mat_jax.training.summary_writer import SummaryWriter
 workdir, resume, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-records = Records(workdir, resume or None)
+writer = SummaryWriter(workdir, resume or None)
 for step in range(resume + 1, stop + 1):
-  records.write_scalars(step, {'loss': step / 2})
-  records.write_row(step, {'loss': step / 2})
+  writer.write_scalars(step, {'loss': step / 2})
+  writer.write_row(step, {'loss': step / 2})
 os.kill(os.getpid(), signal.SIGKILL)
 '''
 
 
-def _write(records, steps):
+def _write(writer, steps):
   for step in steps:
-    records.write_scalars(step, {'loss/g': step / 2, 'loss/d': float('nan')})
-    records.write_row(step, {'loss': step / 2})
+    writer.write_scalars(step, {'loss/g': step / 2, 'loss/d': float('nan')})
+    writer.write_row(step, {'loss': step / 2})
     if step % 5 == 0:
-      records.write_images(step, {'samples': _PICTURE})
+      writer.write_images(step, {'samples': _PICTURE})
 
 
 def _event_files(workdir):
@@ -77,11 +77,11 @@ def small_files():
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):
-  records = Records(str(tmp_path), None)
-  records.write_scalars(3, {'loss': 0.5, 'rate': np.float32(2)})
-  records.write_images(3, {'samples': _PICTURE})
-  records.write_texts(0, {'config': '    seed: 1'})
-  records.close()
+  writer = SummaryWriter(str(tmp_path), None)
+  writer.write_scalars(3, {'loss': 0.5, 'rate': np.float32(2)})
+  writer.write_images(3, {'samples': _PICTURE})
+  writer.write_texts(0, {'config': '    seed: 1'})
+  writer.close()
   board = EventAccumulator(str(tmp_path)).Reload()
   assert set(board.Tags()['tensors']) == {'loss', 'rate', 'samples', 'config'}
   event, = board.Tensors('loss')
@@ -96,8 +96,8 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 
 
 def test_a_row_is_a_line_of_json(tmp_path):
-  records = Records(str(tmp_path), None)
-  records.write_row(7, {'loss': np.float32(0.5), 'r1': float('nan'), 'fid': float('inf'),
+  writer = SummaryWriter(str(tmp_path), None)
+  writer.write_row(7, {'loss': np.float32(0.5), 'r1': float('nan'), 'fid': float('inf'),
                         'images': np.int64(28), 'name': 'ü', 'none': None})
   line, = (tmp_path / 'stats.jsonl').read_text().splitlines()
   assert list(json.loads(line).items()) == [
@@ -110,23 +110,23 @@ def test_what_is_written_is_there_at_once(tmp_path):
   assert result.returncode == -signal.SIGKILL
   assert _read(tmp_path) == {'loss': [1, 2, 3, 4]}
   assert [row['step'] for row in _rows(tmp_path)] == [1, 2, 3, 4]
-  _write(Records(str(tmp_path), 3), [4, 5])
+  _write(SummaryWriter(str(tmp_path), 3), [4, 5])
   assert [row['step'] for row in _rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 def test_a_resumed_run_leaves_the_records_of_one_without_interruption(tmp_path):
   whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
-  _write(Records(str(whole), None), range(1, 26))
+  _write(SummaryWriter(str(whole), None), range(1, 26))
   for resume, stop in ((None, 3), (None, 12), (10, 13), (10, 21), (20, 25)):
-    _write(Records(str(resumed), resume), range((resume or 0) + 1, stop + 1))
+    _write(SummaryWriter(str(resumed), resume), range((resume or 0) + 1, stop + 1))
   assert _read(resumed) == _read(whole)
   assert (resumed / 'stats.jsonl').read_bytes() == (whole / 'stats.jsonl').read_bytes()
 
 
 def test_a_tensorboard_that_is_open_shows_no_step_twice(tmp_path):
-  _write(Records(str(tmp_path), None), range(1, 9))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 9))
   board = EventAccumulator(str(tmp_path)).Reload()
-  _write(Records(str(tmp_path), 5), range(6, 12))
+  _write(SummaryWriter(str(tmp_path), 5), range(6, 12))
   board.Reload()
   assert [event.step for event in board.Tensors('loss/g')] == list(range(1, 12))
 
@@ -138,17 +138,17 @@ def _identity(path):
 
 
 def test_a_file_without_later_steps_is_not_touched(tmp_path, logged):
-  _write(Records(str(tmp_path), None), range(1, 6))
-  _write(Records(str(tmp_path), 5), range(6, 11))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 6))
+  _write(SummaryWriter(str(tmp_path), 5), range(6, 11))
   (tmp_path / 'eval').mkdir()
   (tmp_path / 'eval' / 'events.out.tfevents.1').write_bytes(b'of an evaluation')
   paths = [*_event_files(tmp_path), tmp_path / 'stats.jsonl',
            tmp_path / 'eval' / 'events.out.tfevents.1']
   before = [_identity(path) for path in paths]
-  Records(str(tmp_path), 10)
+  SummaryWriter(str(tmp_path), 10)
   assert [_identity(path) for path in paths] == before
   assert not logged
-  Records(str(tmp_path), 7)
+  SummaryWriter(str(tmp_path), 7)
   assert [_identity(path) == old for path, old in zip(paths, before, strict=True)] == [
       True, False, False, True]
   assert logged == [('info', 'Removed 4 records of TensorBoard and 3 rows of stats.jsonl: they '
@@ -156,20 +156,20 @@ def test_a_file_without_later_steps_is_not_touched(tmp_path, logged):
 
 
 def test_a_file_of_later_steps_alone_is_removed(tmp_path):
-  _write(Records(str(tmp_path), None), range(1, 6))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 6))
   first, = _event_files(tmp_path)
-  _write(Records(str(tmp_path), 5), range(6, 8))
+  _write(SummaryWriter(str(tmp_path), 5), range(6, 8))
   assert len(_event_files(tmp_path)) == 2
-  Records(str(tmp_path), 5)
+  SummaryWriter(str(tmp_path), 5)
   assert _event_files(tmp_path) == [first]
-  Records(str(tmp_path), None)
+  SummaryWriter(str(tmp_path), None)
   assert sorted(os.listdir(tmp_path)) == ['stats.jsonl']
   assert not _rows(tmp_path)
 
 
 @pytest.mark.parametrize('lost', [1, 20, 300])
 def test_what_a_kill_cut_short_is_removed(tmp_path, lost):
-  _write(Records(str(tmp_path), None), range(1, 5))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 5))
   path, = _event_files(tmp_path)
   for name in (path, tmp_path / 'stats.jsonl'):
     data = open(name, 'rb').read()
@@ -177,7 +177,7 @@ def test_what_a_kill_cut_short_is_removed(tmp_path, lost):
       file.write(data[:-min(lost, len(data) // 2)])
   whole = (tmp_path / 'stats.jsonl').read_bytes().count(b'\n')
   complete = _complete_steps(path)
-  _write(Records(str(tmp_path), 4), [5])
+  _write(SummaryWriter(str(tmp_path), 4), [5])
   assert _read(tmp_path)['loss/g'] == [*complete, 5]
   assert [row['step'] for row in _rows(tmp_path)] == [*range(1, whole + 1), 5]
 
@@ -195,7 +195,7 @@ def _complete_steps(path):
 def test_what_is_no_event_file_stays(tmp_path, logged, content):
   path = tmp_path / 'events.out.tfevents.notes'
   path.write_bytes(content)
-  Records(str(tmp_path), None)
+  SummaryWriter(str(tmp_path), None)
   assert path.read_bytes() == content
   assert logged == [('warning', f'{path} is no event file; it stays as it is.')]
 
@@ -205,7 +205,7 @@ def test_records_of_something_else_stay(tmp_path, logged):
   with tf.io.TFRecordWriter(str(path)) as writer:
     writer.write(b'\xff\xff\xff')
   before = path.read_bytes()
-  Records(str(tmp_path), None)
+  SummaryWriter(str(tmp_path), None)
   assert path.read_bytes() == before
   assert [level for level, _ in logged] == ['warning']
 
@@ -214,22 +214,22 @@ def test_lines_that_are_no_rows_are_removed(tmp_path):
   good = b'{"step": 1}\n'
   (tmp_path / 'stats.jsonl').write_bytes(
       good + b'\0\0\0\n' + b'[1]\n' + b'{"loss": 1}\n' + b'{"step": "2"}\n' + b'{"step": 2}')
-  Records(str(tmp_path), 9)
+  SummaryWriter(str(tmp_path), 9)
   assert (tmp_path / 'stats.jsonl').read_bytes() == good
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, logged, small_files):
-  records = Records(str(tmp_path), None)
-  _write(records, range(1, 4))
+  writer = SummaryWriter(str(tmp_path), None)
+  _write(writer, range(1, 4))
   sizes = [os.path.getsize(path) for path in (*_event_files(tmp_path), tmp_path / 'stats.jsonl')]
   small_files(min(sizes) + 5)
   noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
   for step in (4, 5):
-    _write(records, [step])
-    records.write_images(step, {'samples': noise})
-    records.flush()
+    _write(writer, [step])
+    writer.write_images(step, {'samples': noise})
+    writer.flush()
   small_files(None)
-  _write(records, [6])
+  _write(writer, [6])
   assert [level for level, _ in logged] == ['warning'] * 3
   assert all(f'The {kind} of the run' in text and 'large' in text for kind, (_, text) in zip(
       ('scalars', 'rows', 'images'), logged, strict=True))
@@ -238,39 +238,39 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, logged, small_files):
 
 
 def test_a_folder_that_is_gone_does_not_end_the_run(tmp_path, logged):
-  records = Records(str(tmp_path / 'run'), None)
+  writer = SummaryWriter(str(tmp_path / 'run'), None)
   (tmp_path / 'run').rmdir()
-  _write(records, range(1, 6))
-  records.close()
+  _write(writer, range(1, 6))
+  writer.close()
   assert [level for level, _ in logged] == ['warning'] * 3
   (tmp_path / 'run').mkdir()
-  _write(records, range(6, 8))
+  _write(writer, range(6, 8))
   assert _read(tmp_path / 'run')['loss/g'] == [6, 7]
 
 
 def test_records_that_cannot_be_put_back_are_named(tmp_path, small_files):
-  _write(Records(str(tmp_path), None), range(1, 6))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 6))
   before = _read(tmp_path)
   small_files(50)
   with pytest.raises(UserError, match=f'{tmp_path}/events.* cannot be put back'):
-    Records(str(tmp_path), 4)
+    SummaryWriter(str(tmp_path), 4)
   small_files(None)
   assert _read(tmp_path) == before
   assert len(os.listdir(tmp_path)) == 2
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='cannot be put back'):
-    Records(str(tmp_path / 'file' / 'run'), None)
+    SummaryWriter(str(tmp_path / 'file' / 'run'), None)
 
 
 @pytest.mark.parametrize('name', ['events', 'stats'])
 def test_a_record_that_cannot_be_read_for_a_moment_is_not_taken_for_empty(
     tmp_path, monkeypatch, name):
-  _write(Records(str(tmp_path), None), range(1, 6))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 6))
   (path,) = tmp_path.glob(f'{name}*')
   whole = path.rename(tmp_path / 'elsewhere')
   path.symlink_to(path)  # opening it is an error of the system, whoever asks
   with pytest.raises(UserError, match=f'{path} cannot be put .*: Too many levels of symb'):
-    Records(str(tmp_path), 4)
+    SummaryWriter(str(tmp_path), 4)
 
   def repair(seconds):
     if path.is_symlink():
@@ -278,17 +278,17 @@ def test_a_record_that_cannot_be_read_for_a_moment_is_not_taken_for_empty(
       whole.rename(path)
 
   monkeypatch.setattr(disk.time, 'sleep', repair)
-  Records(str(tmp_path), 4)
+  SummaryWriter(str(tmp_path), 4)
   assert _read(tmp_path)['loss/g'] == [1, 2, 3, 4]
   assert [row['step'] for row in _rows(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_only_the_first_process_writes(tmp_path):
-  _write(Records(str(tmp_path), None), range(1, 4))
+  _write(SummaryWriter(str(tmp_path), None), range(1, 4))
   before = _read(tmp_path)
-  records = Records(str(tmp_path), None, writes=False)
-  _write(records, range(4, 8))
-  records.write_texts(0, {'config': 'x'})
-  records.close()
+  writer = SummaryWriter(str(tmp_path), None, writes=False)
+  _write(writer, range(4, 8))
+  writer.write_texts(0, {'config': 'x'})
+  writer.close()
   assert _read(tmp_path) == before
   assert len(_rows(tmp_path)) == 3

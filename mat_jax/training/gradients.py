@@ -1,0 +1,113 @@
+"""Gradients of a mean over a batch: in microbatches, and over the devices of a mesh."""
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from mat_jax.nn.model_config import GROUP_SIZE
+from mat_jax.runtime import sharding
+from mat_jax.training import random_inputs
+from mat_jax.training.objectives import Metrics, Networks
+from mat_jax.training.random_inputs import RandomInputs
+from mat_jax.training.settings import Training
+from mat_jax.training.train_state import TrainState
+
+Tree = Any
+# (params, shared, examples) -> loss and metrics.
+Loss = Callable[[Tree, Tree, Tree], tuple[jax.Array, Metrics]]
+
+
+def mean_gradients(loss: Loss, params: Tree, shared: Tree, examples: Tree,
+                   microbatches: int) -> tuple[Tree, Metrics]:
+  """Gradients and metrics of a mean over examples, computed in microbatches.
+
+  Args:
+    loss: (params, shared, examples) -> loss and metrics, both means over the examples.
+    params: what to differentiate by.
+    shared: what all examples need.
+    examples: arrays [N, ...].
+    microbatches: number of equal parts of the examples.
+
+  Returns:
+    Gradients and metrics of all examples.
+  """
+  value = jax.grad(loss, has_aux=True)
+  if microbatches == 1:
+    return value(params, shared, examples)
+  parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), examples)
+
+  def add(total: Tree, part: Tree) -> tuple[Tree, None]:
+    return jax.tree.map(jnp.add, total, value(params, shared, part)), None
+
+  shapes = jax.eval_shape(value, params, shared, jax.tree.map(lambda x: x[0], parts))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  total, _ = jax.lax.scan(add, zeros, parts)
+  return jax.tree.map(lambda x: x / microbatches, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What the phases of a step need beside the state.
+
+  Attributes:
+    networks: modules.
+    settings: of the step.
+    mesh: devices that batches are cut over; None for one, wherever it is.
+  """
+
+  networks: Networks
+  settings: Training
+  mesh: Mesh | None = None
+
+  def shard(self, examples: Tree) -> Tree:
+    """Arrays of the global batch, sharded over the devices, each of which computes its part."""
+    if self.mesh is None:
+      return examples
+    return jax.lax.with_sharding_constraint(examples, sharding.by_batch(self.mesh))
+
+  def sample(self, key: jax.Array, state: TrainState) -> RandomInputs:
+    """The random inputs of a pass."""
+    return self.shard(random_inputs.sample(
+        key, self.networks.generator, state.g_buffers, state.augment.probability, self.settings))
+
+  def float32_matmuls(self) -> contextlib.AbstractContextManager[None]:
+    """Within it, matmuls of float32 arrays are float32 on a TPU too, to about 16 bits.
+
+    By default a TPU rounds the operands to bfloat16; here it multiplies both parts of each, in
+    three passes. A precision that was asked for, as by `jax_default_matmul_precision`, stays.
+    """
+    if self._is_tpu and jax.config.jax_default_matmul_precision is None:
+      return jax.default_matmul_precision('high')
+    return contextlib.nullcontext()
+
+  @property
+  def _is_tpu(self) -> bool:
+    return self.mesh is not None and self.mesh.devices.flat[0].platform == 'tpu'
+
+  def gradients(self, loss: Loss, params: Tree, shared: Tree,
+                examples: Tree) -> tuple[Tree, Metrics]:
+    """`mean_gradients` over the devices.
+
+    Each device adds up its own images before the devices add up theirs, so that one copy
+    of the gradients is all that moves between them.
+    """
+    microbatches = self.settings.batch_size // self.settings.microbatch
+    devices = 1 if self.mesh is None else self.mesh.devices.size
+    # Groups of the minibatch standard deviation may lie across devices: XLA knows how. On a
+    # TPU one device is told, too, that its batch is its own, for `window_kernel`.
+    if (devices == 1 and not self._is_tpu) or self.settings.microbatch // devices % GROUP_SIZE:
+      return mean_gradients(loss, params, shared, examples, microbatches)
+
+    def local(params: Tree, shared: Tree, examples: Tree) -> tuple[Tree, Metrics]:
+      found = mean_gradients(loss, params, shared, examples, microbatches)
+      return jax.lax.pmean(found, sharding.AXIS)
+
+    everywhere, cut = PartitionSpec(), PartitionSpec(sharding.AXIS)
+    return jax.shard_map(
+        local, mesh=self.mesh, in_specs=(everywhere, everywhere, cut), out_specs=everywhere,
+        check_vma=False)(params, shared, examples)
