@@ -32,6 +32,12 @@ def test_round_trip(tmp_path):
   assert group.distances['MAT']['fid'].value == 3.5
 
 
+def test_older_records_are_read():
+  content = record.to_json(make())
+  content['bands'] = content.pop('bins')
+  assert record.from_json(content) == record.from_json(record.to_json(make()))
+
+
 def test_json_has_no_nan(tmp_path):
   record.write(make(), str(tmp_path))
   for name in ('metrics.json', 'metrics.jsonl'):
