@@ -18,14 +18,13 @@ import tqdm
 from eval.metrics import batching, image_metrics, measuring
 from eval.metrics.measuring import Models
 from eval.results.pairs import Pairs
+from eval.results.systems import MEAN_COLOUR, MODEL
 from input_pipeline import from_config
 from input_pipeline.image_dataset import ImageDataset
 from mat_jax.inference import completion
 from mat_jax.nn.generator import Generator
 from mat_jax.runtime import sharding
 from mat_jax.training import aot
-
-MODEL, MEAN_COLOUR = 'MAT', 'mean colour'
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,7 +45,7 @@ class Completed(NamedTuple):
 
 # Called with every batch of pairs: 'image_index', 'mask_index' [n], and uint8 pictures
 # 'original', 'result', 'stage1', 'mean colour' [n, H, W, 3] and 'mask' [n, H, W, 1].
-Look = Callable[[Arrays], None]
+Observer = Callable[[Arrays], None]
 
 
 def mean_colour_fill(image: jax.Array, mask: jax.Array) -> jax.Array:
@@ -87,7 +86,7 @@ def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Calla
 
 def complete_split(
     generator: Generator, variables: Any, config: ml_collections.ConfigDict, split: str,
-    mask_set: str, models: Models, look: Look | None = None,
+    mask_set: str, models: Models, observe: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False) -> Completed | None:
   """Completes every image of a split with each of its masks, and measures.
 
@@ -98,7 +97,7 @@ def complete_split(
     split: part of the images.
     mask_set: of `from_config.mask_sets`.
     models: networks to compare with.
-    look: gets to see every batch; see `Look`.
+    observe: gets to see every batch; see `Observer`.
     should_stop: asked before every batch.
 
   Returns:
@@ -122,8 +121,8 @@ def complete_split(
       return None
     out = _valid_rows(step(batch | {'seed': _seeds(batch, config.eval)}))
     pictures = out.pop('pictures')
-    if look:
-      look(pictures)
+    if observe:
+      observe(pictures)
     parts.append(out | {name: pictures[name] for name in ('image_index', 'mask_index')})
   table = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
   return _completed(table, portraits, mask_set)

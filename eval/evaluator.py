@@ -10,13 +10,15 @@ import ml_collections
 import numpy as np
 
 from eval import completion
-from eval.completion import MEAN_COLOUR, MODEL, Arrays, Completed
+from eval.completion import Arrays, Completed
 from eval.metrics import distances, feature_networks, measuring
+from eval.metrics.distances import Distance
 from eval.metrics.measuring import Models
 from eval.results import aggregates
 from eval.results.album import Album
 from eval.results.pairs import Pairs, join, match
-from eval.results.record import Distance, Record
+from eval.results.record import Record
+from eval.results.systems import MEAN_COLOUR, MODEL
 from input_pipeline import from_config
 from input_pipeline.stream import is_too_many
 from mat_jax.checkpoints.reader import EmaCheckpoint, resolve_model_config
@@ -83,7 +85,7 @@ class Evaluator:
     for mask_set in from_config.mask_sets(config.eval):
       completed[mask_set] = completion.complete_split(
           generator, checkpoint.variables, config, config.eval.split, mask_set, self._models,
-          functools.partial(album.look, mask_set))
+          functools.partial(album.add, mask_set))
     pairs = join([part.pairs for part in completed.values()])
     comparisons = [(MODEL, MEAN_COLOUR)]
     if baseline is not None:

@@ -8,11 +8,11 @@ from clu import metric_writers
 import jax
 import ml_collections
 
-from eval.completion import MEAN_COLOUR, MODEL
 from eval.evaluator import Result
 from eval.results import pairs, picture_paths, record, tables
 from eval.results.album import Album
 from eval.results.record import Record
+from eval.results.systems import MEAN_COLOUR, MODEL
 from mat_jax.runtime import image_grid, new_files
 
 _SHOWN = 6

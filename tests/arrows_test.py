@@ -8,8 +8,12 @@ from tests.support.paths import ROOT
 # Room -> the rooms that it may import. `mat_jax` stands for `mat_jax.errors`.
 ALLOWED = {
     'main': {'eval', 'convert', 'input_pipeline', 'training', 'inference', 'runtime', 'mat_jax'},
-    'eval': {'convert', 'input_pipeline', 'training', 'inference', 'checkpoints', 'nn', 'features',
-             'runtime', 'mat_jax'},
+    'eval': {'eval.metrics', 'eval.results', 'input_pipeline', 'training', 'inference',
+             'checkpoints', 'nn', 'runtime', 'mat_jax'},
+    'eval.folders': {'eval.metrics', 'eval.results', 'input_pipeline', 'runtime', 'mat_jax'},
+    'eval.report': {'eval.metrics', 'eval.results', 'runtime', 'mat_jax'},
+    'eval.results': {'eval.metrics', 'checkpoints', 'runtime', 'mat_jax'},
+    'eval.metrics': {'convert', 'training', 'features', 'runtime', 'mat_jax'},
     'convert': {'checkpoints', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
     'input_pipeline': {'runtime', 'mat_jax'},
     'training': {'checkpoints', 'inference', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
@@ -37,6 +41,8 @@ def _room(parts):
   """The room of the parts of a module's name or path; None outside of this project."""
   if parts[0] == 'mat_jax':
     return parts[1] if len(parts) > 1 and parts[1] in _INSIDE else 'mat_jax'
+  if '.'.join(parts[:2]) in ALLOWED:
+    return '.'.join(parts[:2])
   return parts[0] if parts[0] in (*_TOP, 'main') else None
 
 

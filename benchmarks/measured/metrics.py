@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from convert import feature_nets
-from eval.metrics import image_metrics, lpips
+from eval.metrics import image_metrics, lpips_distance
 
 _PAIRS = flags.DEFINE_integer('pairs', 1000, 'Pairs to compare.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')
@@ -63,7 +63,7 @@ def in_batches(metric: Metric, batch_size: int) -> Metric:
 def make_ours() -> Side:
   """The metrics of `eval`."""
   metrics = {'psnr': image_metrics.psnr, 'ssim': image_metrics.ssim, 'l1': image_metrics.l1,
-             'lpips_alex': lpips.LPIPS('alex')}
+             'lpips_alex': lpips_distance.lpips}
   return {name: in_batches(metric, _BATCH_SIZE.value) for name, metric in metrics.items()}
 
 

@@ -11,13 +11,41 @@ from absl import logging
 import numpy as np
 
 from eval.metrics import distance_intervals, distribution
-from eval.results.record import Distance
 from mat_jax.errors import UserError
 
 NETWORKS = ('inception', 'vgg16', 'dinov2', 'clip')
 _ENOUGH_IMAGES = 10_000
 _FEWEST_IMAGES = 5  # fewer have too few different resamples for an interval
 _SUBSETS, _SUBSET_SIZE = 100, 1000
+
+
+class Distance(NamedTuple):
+  """A metric of two sets of images.
+
+  Attributes:
+    value: None where it cannot be measured; then `note` says why.
+    low: lower end of the bootstrap 95 % interval, None without one.
+    high: upper end.
+    n_real: number of real images.
+    n_fake: number of results.
+    dimension: of the features.
+    ceiling: what real images against other real images score at `ceiling_n`, for P-IDS
+      and U-IDS; None without.
+    ceiling_n: pairs of the ceiling.
+    at_ceiling_n: the value at that number of pairs, where it is below n_fake; else None.
+    note: warnings, one or several sentences; '' for none.
+  """
+
+  value: float | None
+  low: float | None
+  high: float | None
+  n_real: int
+  n_fake: int
+  dimension: int
+  ceiling: float | None = None
+  ceiling_n: int | None = None
+  at_ceiling_n: float | None = None
+  note: str = ''
 
 
 class Ceiling(NamedTuple):

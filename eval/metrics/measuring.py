@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from convert import feature_nets as feature_weights
-from eval.metrics import batching, feature_networks, image_metrics, lpips
+from eval.metrics import batching, feature_networks, image_metrics, lpips_distance
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 from mat_jax.training import aot
@@ -66,7 +66,7 @@ def measure(models: Models, real: jax.Array, results: Mapping[str, jax.Array],
   metrics = {system: _pixel_metrics(real, result, hole) for system, result in results.items()}
   for net, params in models.lpips.items():
     for system, result in results.items():
-      metrics[system][f'lpips_{net}'] = lpips.lpips_distance(
+      metrics[system][f'lpips_{net}'] = lpips_distance.lpips_distance(
           params, _signed(real), _signed(result), net)
   return {'metrics': metrics, 'features': {
       system: _features(models.features, result) for system, result in results.items()}}

@@ -8,8 +8,9 @@ import math
 from typing import NamedTuple
 
 from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
 from eval.metrics.names import METRICS, PAIR_METRICS, Metric
-from eval.results.record import Distance, Group
+from eval.results.record import Group
 
 # Verdicts on a difference.
 BETTER, WORSE, UNCLEAR, FEW = 'better', 'worse', 'unclear', 'too few'

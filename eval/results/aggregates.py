@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eval.metrics.bootstrap import paired_difference, summarize
+from eval.metrics.distances import Distance
 from eval.results.pairs import Pairs
-from eval.results.record import Distance, Group
+from eval.results.record import Group
 
 # Shares of the image that are hole, from the first on and below the second.
 BINS = {'0-20 %': (0.0, 0.2), '20-40 %': (0.2, 0.4), '40-60 %': (0.4, 0.6),

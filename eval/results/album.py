@@ -5,9 +5,11 @@ import os
 import numpy as np
 from PIL import Image
 
-from eval.completion import MEAN_COLOUR, Arrays
 from eval.results.picture_paths import mask_path, original_path, result_path
+from eval.results.systems import MEAN_COLOUR
 from mat_jax.runtime import image_grid
+
+Arrays = dict[str, np.ndarray]
 
 _SHOWN_SIDE = 128  # smaller pictures are enlarged to it
 
@@ -36,8 +38,8 @@ class Album:
     return {name: np.concatenate([part[name] for part in self._parts])[:self._num_shown]
             for name in (self._parts[0] if self._parts else ())}
 
-  def look(self, mask_set: str, batch: Arrays) -> None:
-    """Takes of a batch of pairs what is wanted; see `completion.Look`."""
+  def add(self, mask_set: str, batch: Arrays) -> None:
+    """Takes of a batch of pairs what is wanted; an observer of `completion`."""
     first = batch['mask_index'] == 0
     is_first_set = not self._written or mask_set == next(iter(self._written))
     if is_first_set and first.any() and (

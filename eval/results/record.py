@@ -11,41 +11,12 @@ import os
 from typing import Any, NamedTuple
 
 from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
 from mat_jax.checkpoints.step_directories import FOLDER as STEPS
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk, new_files
 
 FOLDER = 'eval'  # of a workdir, with all that evaluations write
-
-
-class Distance(NamedTuple):
-  """A metric of two sets of images.
-
-  Attributes:
-    value: None where it cannot be measured; then `note` says why.
-    low: lower end of the bootstrap 95 % interval, None without one.
-    high: upper end.
-    n_real: number of real images.
-    n_fake: number of results.
-    dimension: of the features.
-    ceiling: what real images against other real images score at `ceiling_n`, for P-IDS
-      and U-IDS; None without.
-    ceiling_n: pairs of the ceiling.
-    at_ceiling_n: the value at that number of pairs, where it is below n_fake; else None.
-    note: warnings, one or several sentences; '' for none.
-  """
-
-  value: float | None
-  low: float | None
-  high: float | None
-  n_real: int
-  n_fake: int
-  dimension: int
-  ceiling: float | None = None
-  ceiling_n: int | None = None
-  at_ceiling_n: float | None = None
-  note: str = ''
-
 
 Summaries = Mapping[str, Mapping[str, Summary]]  # {system: {metric: Summary}}
 

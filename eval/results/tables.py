@@ -4,8 +4,9 @@ import math
 import os
 
 from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
 from eval.metrics.names import METRICS, PAIR_METRICS
-from eval.results.record import Distance, Group, Record
+from eval.results.record import Group, Record
 from mat_jax.runtime import new_files
 
 _TITLES = {'large': 'Large masks', 'small': 'Small masks', 'files': 'Masks from files',

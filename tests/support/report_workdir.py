@@ -7,8 +7,9 @@ import pathlib
 
 import numpy as np
 
+from eval.metrics.distances import Distance
 from eval.results import aggregates, pairs, picture_paths, record
-from eval.results.record import Distance, Group, Record
+from eval.results.record import Group, Record
 from mat_jax.runtime.image_grid import write_png
 
 IMAGES, MASKS, SIDE = 10, 2, 16

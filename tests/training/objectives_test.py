@@ -7,7 +7,7 @@ from benchmarks.measured import published_phases
 from configs import demo
 from convert import feature_nets
 from convert.feature_nets import load_lpips
-from eval.metrics import lpips
+from eval.metrics import lpips_distance
 from mat_jax import Discriminator, Generator
 from mat_jax.nn import model_config
 from mat_jax.training import objectives, random_inputs, settings, start, train_state
@@ -92,7 +92,7 @@ def optional_losses():
 
 def test_lpips_in_training_is_that_of_the_evaluation(optional_losses):
   _, _, batch, (image, _, metrics, *_) = optional_losses
-  expected = np.mean(lpips.lpips_distance(load_lpips('vgg'), image, batch['image'], 'vgg'))
+  expected = np.mean(lpips_distance.lpips_distance(load_lpips('vgg'), image, batch['image'], 'vgg'))
   np.testing.assert_allclose(metrics['loss/lpips'], expected, rtol=1e-4)
 
 

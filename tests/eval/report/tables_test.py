@@ -3,10 +3,11 @@ import math
 import pytest
 
 from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
 from eval.metrics.names import METRICS
 from eval.report import tables
 from eval.report.tables import Cell
-from eval.results.record import Distance, Group
+from eval.results.record import Group
 
 
 def _group(metrics=None, distances=None) -> Group:

@@ -4,8 +4,9 @@ import math
 import pytest
 
 from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
 from eval.results import record
-from eval.results.record import Distance, Group, Record, Run
+from eval.results.record import Group, Record, Run
 from mat_jax.errors import UserError
 
 MEAN = Summary(20.5, 19.0, 22.0, 5, 1, 2)

@@ -1,8 +1,8 @@
 import math
 
 from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
 from eval.results import tables
-from eval.results.record import Distance
 from tests.eval.results.record_test import make
 
 

