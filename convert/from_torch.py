@@ -7,14 +7,12 @@ The result is a folder that `main.py` evaluates and inpaints with (`--workdir` o
 (`--config.init_from`). It takes the official pickles, `.pth` and `.safetensors`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
-import errno
 import functools
 import json
 import os
 import re
-import shutil
 from typing import Any
 
 from absl import flags, logging
@@ -23,11 +21,10 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import orbax.checkpoint as ocp
 
 from convert import names, torch_reader
 from convert.architecture import StateDict, discriminator_from, generator_from
-from mat_jax.checkpoints import step_directories
+from mat_jax.checkpoints import items, step_directories
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import sizes
 from mat_jax.nn.discriminator import Discriminator
@@ -229,10 +226,10 @@ def convert_file(source: str, output: str, networks: Sequence[str] | None = None
     if {'G', 'G_ema'} <= set(reader.names):
       del average
       average = reader.variables('G')
-    items = {'g_params': average['params'], 'g_buffers': average['buffers']}
+    trained = {'g_params': average['params'], 'g_buffers': average['buffers']}
     if 'D' in reader.names:
-      items['d_params'] = reader.variables('D')['params']
-    _save(step, 'networks', items)
+      trained['d_params'] = reader.variables('D')['params']
+    _save(step, 'networks', trained)
   print(_report(reader))
   print(f'Wrote {output}.')
 
@@ -247,20 +244,16 @@ def _write_meta(folder: str, step: str, source: str, reader: _Source) -> None:
     model['label_dim'] = module.label_dim
   meta = {'model': model, 'step': 0, 'images_seen': 0, 'networks': reader.names,
           'source': os.path.basename(source)}
-  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    checkpointer.save(step, ocp.args.Composite(meta=ocp.args.JsonSave(meta)))
+  items.write_meta(step, meta)
   with open(os.path.join(folder, 'config.json'), 'x', encoding='utf-8') as file:
     json.dump({name: meta[name] for name in ('model', 'networks', 'source')}, file, indent=2)
     file.write('\n')
 
 
-def _save(step: str, item: str, tree: Tree) -> None:
-  # Orbax's threads would fill the screen with tracebacks when the disk is full.
-  if shutil.disk_usage(step).free < sum(leaf.nbytes for leaf in jax.tree.leaves(tree)):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _save(step: str, item: str, trees: Mapping[str, Tree]) -> None:
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(os.path.join(step, item), tree)
+    items.check_space(step, trees)
+    items.write_item(os.path.join(step, item), trees)
   except ValueError as error:  # how a failed write arrives from below Orbax
     fault = disk.classify(error)
     if not fault.is_system:

@@ -47,8 +47,6 @@ PUBLISHED = {file.network: file for file in (
                   ('dcbb9e9d',), 'BSD 3-Clause, trained on ImageNet'),
     PublishedFile('vgg16', 'vgg16-397923af.pth', f'{_TORCHVISION}vgg16-397923af.pth',
                   ('397923af',), 'BSD 3-Clause, trained on ImageNet'),
-    PublishedFile('alexnet', 'alexnet-owt-*.pth', f'{_TORCHVISION}alexnet-owt-7be5be79.pth',
-                  ('7be5be79', '4df8aa71'), 'BSD 3-Clause, trained on ImageNet'),
     PublishedFile('inception', '*inception-2015-12-05-6726825d.pth',
                   f'{_PYTORCH_FID}pt_inception-2015-12-05-6726825d.pth', ('6726825d',),
                   'Apache 2.0'),

@@ -8,20 +8,14 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from benchmarks.peaks import CARDS
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'gpu_targets')
 INSTALL = "pip install -e '.[gpu-aot]'"
 
-# Peak of matrix products in FLOP/s, without sparsity, from NVIDIA's data sheets: H100 SXM (2023),
-# A100 SXM (2021), T4 (2019). float32 products run as TF32 on tensor cores where there are some.
-_PEAKS = {
-    'h100': {'bf16': 989e12, 'f32': 494e12},
-    'a100': {'bf16': 312e12, 'f32': 156e12},
-    't4': {'f32': 8.1e12},
-}
-NAMES = tuple(_PEAKS)
+NAMES = ('h100', 'a100', 't4')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Target:
   Attributes:
     name: 'h100', 'a100' or 't4'.
     text: its GpuTargetConfigProto in text form.
-    peaks: FLOP/s of matrix products by HLO dtype.
+    peaks: FLOP/s of matmuls by HLO dtype.
     memory: bytes.
     bandwidth: of the memory, bytes/s.
   """
@@ -51,8 +45,10 @@ def read(name: str) -> Target:
   def number(field: str) -> int:
     return int(re.search(rf'\b{field}: (\d+)', text).group(1))
 
-  return Target(name, text, _PEAKS[name], number('device_memory_size'),
-                number('memory_bandwidth'))
+  peak = CARDS[name]
+  peaks = {'bf16': peak.flops, 'f32': peak.float32_flops}
+  return Target(name, text, {dtype: rate for dtype, rate in peaks.items() if rate},
+                number('device_memory_size'), number('memory_bandwidth'))
 
 
 def mesh(target: Target, devices: int) -> Mesh:

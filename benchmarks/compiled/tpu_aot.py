@@ -32,7 +32,7 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks import abstract_step, analytic, hlo_text
-from benchmarks.chips import TPUS, Chip
+from benchmarks.peaks import TPUS, Peak
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.runtime import command_line, sharding
 
@@ -95,7 +95,7 @@ class Compiled:
   seconds: float
 
 
-def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
+def open_topology(name: str) -> tuple[Peak, Sequence[jax.Device]]:
   """The chip and the devices of a topology such as 'v5e:2x2' or 'v5p:2x2x1'.
 
   Raises:
@@ -151,7 +151,7 @@ def compile_program(program: abstract_step.Program, needed: float, name: str) ->
   return Compiled(Cost(costs['flops'], costs['bytes accessed'], needed), sizes, text, seconds)
 
 
-def summarize(cost: Cost, compiled: Compiled, chip: Chip, images: int) -> dict[str, Any]:
+def summarize(cost: Cost, compiled: Compiled, chip: Peak, images: int) -> dict[str, Any]:
   """The figures of a program that takes so many images on each chip."""
   seconds = chip.roofline(cost.flops, cost.accessed)
   return {'memory': compiled.memory, 'tflop': cost.flops / 1e12,
@@ -170,7 +170,7 @@ def float32_convolutions(text: str) -> list[str]:
                 and 'Dreg' not in product.op_name)
 
 
-def compile_step(made: abstract_step.AbstractStep, exact: abstract_step.AbstractStep, chip: Chip,
+def compile_step(made: abstract_step.AbstractStep, exact: abstract_step.AbstractStep, chip: Peak,
                  images: int, name: str) -> dict[str, Any]:
   """Compiles the step, and R1 alone to weigh its cost; see `summarize`.
 
@@ -197,7 +197,7 @@ def compile_step(made: abstract_step.AbstractStep, exact: abstract_step.Abstract
       'all_reduce_ratio': reduced / made.gradient_bytes()}
 
 
-def judge(found: dict[str, Any], chip: Chip, seconds_goal: float | None) -> dict[str, Any]:
+def judge(found: dict[str, Any], chip: Peak, seconds_goal: float | None) -> dict[str, Any]:
   """The goals of a training step: {goal: {'value', 'at_most', 'met'}}."""
   values = {
       'memory': (found['memory']['total'], chip.memory),
@@ -212,7 +212,7 @@ def judge(found: dict[str, Any], chip: Chip, seconds_goal: float | None) -> dict
           for name, (value, limit) in values.items()}
 
 
-def show(title: str, found: dict[str, Any], chip: Chip) -> None:
+def show(title: str, found: dict[str, Any], chip: Peak) -> None:
   """Prints the figures of a program."""
   memory = found['memory']
   print(title)
@@ -234,7 +234,7 @@ def show(title: str, found: dict[str, Any], chip: Chip) -> None:
           f'{entry["at_most"]:.4g}', flush=True)
 
 
-def run(resolution: int, images: int, chip: Chip, devices: Sequence[jax.Device],
+def run(resolution: int, images: int, chip: Peak, devices: Sequence[jax.Device],
         seconds_goal: float | None) -> dict[str, Any]:
   """Compiles and shows the programs of one resolution.
 

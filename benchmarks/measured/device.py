@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import abstract_step, analytic, device_peaks
+from benchmarks import abstract_step, analytic, peaks
 from benchmarks.measured import device_kernels
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import model_config
@@ -300,7 +300,7 @@ def main(argv: list[str]) -> None:
   smallest = min(sizes) if sizes else model_config.GROUP_SIZE * len(devices)
   made = None if sizes == [] else _make(_case(smallest), sharding.make_mesh())
   flops = _flops(smallest)
-  peak = device_peaks.peak(devices[0].device_kind, dtype)
+  peak = peaks.peak_flops(devices[0].device_kind, dtype)
   print(f'{len(devices)} x {devices[0].device_kind}, {_RESOLUTION.value} px, {dtype}; '
         f'{flops / 1e12:.3f} TFLOP per image', flush=True)
   trained = _train_all(sizes or doubled(smallest), made) if made else []

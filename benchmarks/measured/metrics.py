@@ -99,7 +99,7 @@ def make_their_lpips() -> Metric:
   network = torch_lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval()
   convs = [module for module in network.net.modules() if isinstance(module, torch.nn.Conv2d)]
   with torch.no_grad():
-    for conv, params in zip(convs, feature_nets.load_alexnet().values(), strict=True):
+    for conv, params in zip(convs, feature_nets.load_lpips('alex')['features'].values(), strict=True):
       conv.weight.copy_(torch.from_numpy(np.moveaxis(params['kernel'], (3, 2), (0, 1)).copy()))
       conv.bias.copy_(torch.from_numpy(params['bias']))
 

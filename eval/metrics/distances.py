@@ -13,7 +13,6 @@ import numpy as np
 from eval.metrics import distance_intervals, distribution
 from mat_jax.errors import UserError
 
-NETWORKS = ('inception', 'vgg16', 'dinov2', 'clip')
 _ENOUGH_IMAGES = 10_000
 _FEWEST_IMAGES = 5  # fewer have too few different resamples for an interval
 _SUBSETS, _SUBSET_SIZE = 100, 1000

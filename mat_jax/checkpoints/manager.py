@@ -8,8 +8,6 @@ then renamed; only then older ones are removed. `mat_jax.checkpoints.reader` say
 from collections.abc import Mapping
 from concurrent import futures
 import dataclasses
-import errno
-import json
 import math
 import os
 import shutil
@@ -19,9 +17,9 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from mat_jax.checkpoints import orbax_noise, restore
+from mat_jax.checkpoints import restore
+from mat_jax.checkpoints.items import check_space, write_item, write_meta
 from mat_jax.checkpoints.reader import FORMAT, State, items_of
 from mat_jax.checkpoints.step_directories import FOLDER, best_step, is_complete, step_numbers
 from mat_jax.errors import UserError
@@ -35,8 +33,6 @@ _ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
 # nothing. The second one is back until its successor has the name.
 _REMOVED = '.removed'
 _REPLACED = '.replaced'
-# Bytes that an array takes on the disk beside its values, generously.
-_ARRAY_OVERHEAD = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +81,6 @@ class Checkpoints:
   def describe(self, **meta: Any) -> None:
     """Adds JSON values that are stored with every step from now on."""
     self._meta |= meta
-
-  def latest_step(self) -> int | None:
-    """The newest complete step, or None.
-
-    Raises:
-      UnreachableError: the checkpoints cannot be read.
-    """
-    return restore.found_by_first(lambda: max(
-        filter(self._holds, step_numbers(self._folder)), default=None), self._folder)
 
   def save(self, state: State, metrics: Mapping[str, float] | None = None) -> None:
     """Starts writing the state; returns as soon as its values are copied.
@@ -171,7 +158,7 @@ class Checkpoints:
 
   def _write(self, path: str, state: State, meta: dict[str, Any]) -> None:
     try:
-      _check_space(self._folder, state)
+      check_space(self._folder, state)
       _write_step(path, state, meta)
     except (OSError, ValueError) as error:
       fault = disk.classify(error)
@@ -234,25 +221,13 @@ def _remove(path: str) -> None:
   shutil.rmtree(removed, ignore_errors=True)
 
 
-def _check_space(folder: str, state: State) -> None:
-  leaves = jax.tree.leaves(state)
-  needed = sum(leaf.nbytes + _ARRAY_OVERHEAD for leaf in leaves)
-  free = shutil.disk_usage(folder).free
-  if free < needed:
-    raise OSError(errno.ENOSPC, f'it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free',
-                  folder)
-
-
 def _write_step(path: str, state: State, meta: dict[str, Any]) -> None:
   """Writes a step directory, which gets its name when all of it is on the disk."""
   partial = path + _PARTIAL
   shutil.rmtree(partial, ignore_errors=True)
-  os.makedirs(os.path.join(partial, 'meta'))
-  with orbax_noise.quiet():
-    for item, trees in items_of(state).items():
-      _save_item(os.path.join(partial, item), trees)
-  with open(os.path.join(partial, 'meta', 'metadata'), 'x', encoding='utf-8') as file:
-    json.dump(meta, file)
+  write_meta(partial, meta)
+  for item, trees in items_of(state).items():
+    write_item(os.path.join(partial, item), trees)
   _flush(partial)
   _give_name(partial, path)
 
@@ -270,15 +245,6 @@ def _give_name(partial: str, path: str) -> None:
       os.rename(replaced, path)
     raise
   shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _save_item(path: str, trees: dict[str, Any]) -> None:
-  alone = ocp.options.MultiprocessingOptions(
-      primary_host=0, active_processes={0}, barrier_sync_key_prefix='checkpoints')
-  # Compression takes thrice the time to make weights 8 % smaller.
-  handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
-  with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-    checkpointer.save(path, args=ocp.args.PyTreeSave(trees))
 
 
 def _flush(folder: str) -> None:

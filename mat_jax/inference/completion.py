@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from mat_jax.nn.generator import Generator
-from mat_jax.nn.sizes import LATENT_SIDE, channels, stage1_channels, token_grid
+from mat_jax.nn.sizes import keep_mask_shapes
 from mat_jax.ops.implementation import for_platform
 
 
 def sample(generator: Generator, seeds: jax.Array, height: int,
-         width: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+           width: int) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Latents and keep masks that depend on an image's own seed alone.
 
   Args:
@@ -25,17 +25,12 @@ def sample(generator: Generator, seeds: jax.Array, height: int,
   Returns:
     z [N, 512] and keep masks for the image size, as `Generator` takes them.
   """
-  # The middle map of stage one is a quarter of the token grid.
-  stride = generator.resolution // (token_grid(generator.resolution) // 4)
-  first = (height // stride, width // stride, stage1_channels(generator.width))
-  # The lowest map of stage two is 16 wide at the built size.
-  factor = generator.resolution // LATENT_SIDE
-  second = (height // factor, width // factor, channels(LATENT_SIDE, generator.width))
+  shapes = keep_mask_shapes(generator.resolution, generator.width, height, width)
 
   def one(seed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     z_key, first_key, second_key = jax.random.split(jax.random.key(seed), 3)
-    return (jax.random.normal(z_key, (512,)), jax.random.bernoulli(first_key, 0.5, first),
-            jax.random.bernoulli(second_key, 0.5, second))
+    return (jax.random.normal(z_key, (512,)), jax.random.bernoulli(first_key, 0.5, shapes['first']),
+            jax.random.bernoulli(second_key, 0.5, shapes['second']))
 
   z, first_masks, second_masks = jax.vmap(one)(seeds)
   return z, {'first': first_masks.astype(jnp.float32), 'second': second_masks.astype(jnp.float32)}

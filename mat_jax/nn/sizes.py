@@ -33,10 +33,23 @@ def check_resolution(resolution: int) -> None:
     raise ValueError(f'resolution {resolution} is not a power of two from 64')
 
 
-def keep_mask_shapes(resolution: int, width: float = 1.0) -> dict[str, tuple[int, ...]]:
-  """Shapes, without the batch, of the keep masks of both stages at the built size."""
-  middle = token_grid(resolution) // 4
+def keep_mask_shapes(resolution: int, width: float = 1.0, height: int | None = None,
+                     columns: int | None = None) -> dict[str, tuple[int, int, int]]:
+  """Shapes, without the batch, of the keep masks of both stages.
+
+  Args:
+    resolution: native resolution of the networks.
+    width: channel multiplier.
+    height: of the image; None for the native resolution.
+    columns: width of the image; likewise.
+
+  Returns:
+    [h, w, C] for 'first', the middle map of stage one, a quarter of the token grid, and
+    'second', the lowest map of stage two.
+  """
+  height, columns = height or resolution, columns or resolution
+  first, second = resolution // (token_grid(resolution) // 4), resolution // LATENT_SIDE
   return {
-      'first': (middle * middle, stage1_channels(width)),
-      'second': (LATENT_SIDE, LATENT_SIDE, channels(LATENT_SIDE, width)),
+      'first': (height // first, columns // first, stage1_channels(width)),
+      'second': (height // second, columns // second, channels(LATENT_SIDE, width)),
   }

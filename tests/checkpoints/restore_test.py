@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_skipped_and_its_step_saved_again(workdir, caplo
   checkpoints = open_checkpoints(workdir)
   assert equal(checkpoints.restore(like()), tiny_state(2))
   assert f'{_step(workdir, 4)} cannot be read' in caplog.text
-  assert checkpoints.latest_step() == 2
+  assert step_directories.newest_step(str(workdir)).endswith('/2')
   checkpoints.save(tiny_state(4))
   checkpoints.close()
   assert sorted(os.listdir(workdir / 'checkpoints')) == ['2', '4', '4.damaged']
@@ -179,7 +179,7 @@ def test_a_list_of_checkpoints_out_of_reach_is_not_taken_for_none(workdir):
   folder = workdir / 'checkpoints'
   folder.rename(workdir / 'hidden')
   folder.symlink_to(folder)
-  for read in (lambda: checkpoints.restore(like()), checkpoints.latest_step,
+  for read in (lambda: checkpoints.restore(like()),
                lambda: step_directories.newest_step(str(workdir)),
                lambda: step_directories.complete_steps(str(workdir)),
                lambda: step_directories.best_step(str(workdir))):
@@ -282,7 +282,7 @@ _PROCESS = textwrap.dedent('''
   checkpoints = open_checkpoints(workdir, best=Best('psnr'))
   state = checkpoints.restore(like)
   assert equal(jax.device_get(state), tiny_state(2)), 'step 4 is damaged'
-  assert checkpoints.latest_step() == 2
+  assert step_directories.newest_step(str(workdir)).endswith('/2')
   for step in (6, 8):
     checkpoints.save(place(tiny_state(step)), {'psnr': float(step)})
   checkpoints.close()

@@ -14,9 +14,7 @@ from safetensors.numpy import save_file
 from benchmarks.measured import fill
 from convert import feature_nets, weight_files
 from convert.feature_nets import (
-  alexnet_params_from_state_dict,
   inception_params_from_state_dict,
-  load_alexnet,
   load_inception,
   load_lpips,
   load_vgg,
@@ -132,31 +130,8 @@ def test_vgg_file(tmp_path, monkeypatch, network):
       params[last]['bias'], state_dict[f'features.{INDICES[network][-1]}.bias'])
 
 
-def alexnet_state_dict():
-  rng = np.random.default_rng(1)
-  shapes = {0: (4, 3, 11, 11), 3: (5, 4, 5, 5), 6: (6, 5, 3, 3), 8: (7, 6, 3, 3), 10: (8, 7, 3, 3)}
-  return {f'features.{i}.{leaf}': rng.normal(size=shape[:1] if leaf == 'bias' else shape).astype(
-      np.float32) for i, shape in shapes.items() for leaf in ('weight', 'bias')}
-
-
-def test_alexnet_file(tmp_path, monkeypatch):
-  state_dict = alexnet_state_dict()
-  path = tmp_path / 'alexnet.pth'
-  save_file(state_dict, path)
-  with pytest.raises(UserError, match='alexnet-owt-7be5be79.pth'):
-    load_alexnet(str(path))
-  accept(monkeypatch, 'alexnet', path)
-  params = load_alexnet(str(path))
-  assert tuple(params) == ALEXNET_LAYERS
-  np.testing.assert_array_equal(params['conv2']['kernel'],
-                                state_dict['features.3.weight'].transpose(2, 3, 1, 0))
-  state_dict['features.3.weight'] = state_dict['features.3.weight'][..., :3]
-  with pytest.raises(UserError, match=r'features\.3\.weight.*\[any, 4, 5, 5\], found .*3\]'):
-    alexnet_params_from_state_dict(state_dict)
-
-
 def test_alexnet_of_the_installed_package():
-  params = load_alexnet()
+  params = load_lpips('alex')['features']
   assert params['conv1']['kernel'].shape == (11, 11, 3, 64)
   features = alexnet_features(params, np.zeros((1, 64, 64, 3), np.float32))
   assert {name: value.shape[1:] for name, value in features.items()} == {
@@ -236,7 +211,7 @@ def test_inception_file(tmp_path, monkeypatch, inception_state_dict):
   assert load_inception(str(path))['fc']['kernel'].shape == (2048, 1008)
 
 
-@pytest.mark.parametrize('read', (load_vgg, load_alexnet, load_inception))
+@pytest.mark.parametrize('read', (load_vgg, load_inception))
 def test_missing_file(tmp_path, read):
   path = str(tmp_path / 'absent.pth')
   with pytest.raises(UserError, match=path):

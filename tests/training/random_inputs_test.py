@@ -28,7 +28,7 @@ def _sample(key, generator, training, probability=0.5):
 def test_every_array_has_the_batch_in_front(options):
   inputs = _sample(jax.random.key(0), *options)
   assert all(len(leaf) == 8 for leaf in jax.tree.leaves(inputs))
-  assert inputs.keep_masks['first'].shape == (8, 64, 12)
+  assert inputs.keep_masks['first'].shape == (8, 8, 8, 12)
   assert inputs.keep_masks['second'].shape == (8, 16, 16, 32)
   assert inputs.noise[_NOISE].shape == (8, 16, 16)
   assert np.any(inputs.noise[_NOISE][0] != inputs.noise[_NOISE][1]), 'each image has its own'

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks.chips import TPUS, Chip
 from benchmarks.compiled import tpu_aot
+from benchmarks.peaks import TPUS, Peak
 from mat_jax.errors import UserError
 
 _TEXT = '''ENTRY %main (a: f32[1,8,8,4], b: f32[3,3,4,4], c: bf16[1,8,8,4]) -> f32[1,8,8,4] {
@@ -23,7 +23,7 @@ _TEXT = '''ENTRY %main (a: f32[1,8,8,4], b: f32[3,3,4,4], c: bf16[1,8,8,4]) -> f
 
 
 def test_roofline_is_the_longer_of_computing_and_reading():
-  chip = Chip(flops=100.0, bandwidth=10.0, memory=1.0)
+  chip = Peak(flops=100.0, float32_flops=100.0, bandwidth=10.0, memory=1.0)
   assert chip.roofline(200.0, 10.0) == 2.0
   assert chip.roofline(200.0, 50.0) == 5.0
 

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from benchmarks import device_peaks
+from benchmarks import peaks
 from benchmarks.measured import device
 from mat_jax.errors import UserError
 from tests.support.paths import ROOT
@@ -57,7 +57,7 @@ def test_mfu_is_the_share_of_the_peak():
     ('NVIDIA H100 80GB HBM3', 'bfloat16', 989), ('NVIDIA H100 PCIe', 'bfloat16', 756),
     ('NVIDIA L40S', 'bfloat16', None), ('Tesla T4', 'bfloat16', None), ('cpu', 'float32', None)])
 def test_peaks_are_those_of_the_kind(kind, dtype, teraflops):
-  assert device_peaks.peak(kind, dtype) == (teraflops and teraflops * 1e12)
+  assert peaks.peak_flops(kind, dtype) == (teraflops and teraflops * 1e12)
 
 
 @pytest.mark.parametrize('value', ['four', '0'])
