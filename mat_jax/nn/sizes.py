@@ -3,7 +3,7 @@
 import math
 
 HEADS = 6
-LATENT_SIDE = 16  # side of the map that `to_square` draws
+LATENT_SIDE = 16  # side of the map that `to_square` makes of a style
 
 
 def channels(resolution: int, width: float = 1.0) -> int:
@@ -34,7 +34,7 @@ def check_resolution(resolution: int) -> None:
 
 
 def keep_mask_shapes(resolution: int, width: float = 1.0) -> dict[str, tuple[int, ...]]:
-  """Shapes, without the batch, of the keep masks of both stages at the built size."""
+  """Shapes, without the batch, of the keep masks of both stages at the native resolution."""
   middle = token_grid(resolution) // 4
   return {
       'first': (middle * middle, stage1_channels(width)),
