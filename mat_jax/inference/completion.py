@@ -1,4 +1,4 @@
-"""The generator outside of training: one random input per image, whatever the batch."""
+"""The generator outside of training: the random inputs of an image do not depend on its batch."""
 
 from collections.abc import Callable
 import functools
@@ -28,7 +28,7 @@ def sample(generator: Generator, seeds: jax.Array, height: int,
   # The middle map of stage one is a quarter of the token grid.
   stride = generator.resolution // (token_grid(generator.resolution) // 4)
   first = (height // stride, width // stride, stage1_channels(generator.width))
-  # The lowest map of stage two is 16 wide at the built size.
+  # The lowest map of stage two is 16 wide at the native resolution.
   factor = generator.resolution // LATENT_SIDE
   second = (height // factor, width // factor, channels(LATENT_SIDE, generator.width))
 
@@ -54,7 +54,7 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
     mask: [N, H, W, 1], 1 = keep.
     seeds: uint32 [N], the randomness of each image.
     truncation_psi: 1 for full variety.
-    noise_mode: 'const' (built size only) or 'none'.
+    noise_mode: 'const' (native resolution only) or 'none'.
 
   Returns:
     Result and stage-one image, float32 [N, H, W, 3], clipped to [-1, 1].
