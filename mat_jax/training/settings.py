@@ -36,8 +36,8 @@ class Augmentation:
     probability: at the start of the run.
     target: of the mean sign of real logits.
     kimg: thousand images in which the probability can move from 0 to 1, or inf.
-    interval: steps between two moves.
-    max_probability: that it does not exceed.
+    interval: steps between two updates of the probability.
+    max_probability: its upper bound.
   """
 
   pipeline: Pipeline | None = None

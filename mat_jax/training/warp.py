@@ -7,7 +7,7 @@ Beyond its borders an image continues mirrored about the centres of its outermos
 pixels; the filter, being asymmetric, errs there by its finest details.
 
 Every operation works on one image at a time and is linear in it, so that
-batches may be cut over devices and gradients of any order exist.
+batches can be sharded and gradients of any order exist.
 """
 
 from collections.abc import Sequence
