@@ -3,7 +3,7 @@
   python -m convert.to_torch --checkpoint=runs/wikiart --output=wikiart.pth
 
 The official code and IOPaint load the result strictly; the latter has no noise
-tensors (`--target=iopaint`) and is built for 512 px.
+tensors (`--target=iopaint`) and supports 512 px only.
 """
 
 from collections.abc import Callable, Mapping

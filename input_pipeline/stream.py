@@ -28,10 +28,10 @@ _MAX_UNREADABLE = 0.01
 
 
 class Stream(Iterator[Batch]):
-  """An iterator over batches that keeps account of unreadable images.
+  """An iterator over batches that counts unreadable images.
 
   Attributes:
-    unreadable: the images that the batches so far could not have.
+    unreadable: the images that could not be read so far.
   """
 
   def __init__(

@@ -52,7 +52,7 @@ def read_meta(path: str) -> dict[str, Any]:
   try:
     return load_meta(path)
   except DamagedError as error:
-    raise UserError(f'{path} is not a checkpoint of this program (its meta/metadata cannot be '
+    raise UserError(f'{path} is not a checkpoint of mat-jax (its meta/metadata cannot be '
                     f'read: {error}); give a workdir, or a step directory inside its '
                     'checkpoints') from error
 
@@ -143,8 +143,7 @@ def is_last(step: str) -> bool:
 def best_step(path: str) -> str | None:
   """The step directory of a run that its metric says is the best, or None.
 
-  Which metric decides is written in the checkpoints: `checkpoints.Best`. The newest wins a
-  tie.
+  Which metric decides is written in the checkpoints (`manager.Best`). The newest wins a tie.
 
   Args:
     path: workdir or checkpoints folder.

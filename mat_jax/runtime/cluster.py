@@ -1,7 +1,8 @@
-"""The processes of a run, one on each host of a pod, and what they tell each other.
+"""The processes of a run, one on each host of a pod, and their communication.
 
-They talk through JAX's coordination service, which process 0 runs, and not through collectives
-of the devices: those give up when one process comes minutes after another, as after compiling.
+They communicate through JAX's coordination service, which process 0 runs, and not through
+collectives of the devices: those time out when one process arrives minutes after another, as after
+compiling.
 """
 
 import collections
@@ -21,8 +22,8 @@ from jax._src import distributed
 from mat_jax.errors import EXIT_CODE, UserError
 from mat_jax.runtime import sigterm
 
-# Seconds: between two signs of life, without one before a process counts as dead, and between
-# two lines in the log about whom the others wait for.
+# Seconds: between two heartbeats, without one before a process counts as dead, and between
+# two lines in the log about which process is waited for.
 _BEAT, _DEAD_AFTER, _LOG_EVERY = 5.0, 90.0, 30.0
 _POLL = 2.0
 # JAX's own watch, which ends the process by SIGABRT, comes later. Where compiling took longer than
