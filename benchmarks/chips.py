@@ -1,4 +1,4 @@
-"""What a TPU chip can do at best, as its vendor states it."""
+"""Peak rates of TPU chips, as stated by their vendor."""
 
 import dataclasses
 

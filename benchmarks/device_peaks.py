@@ -2,7 +2,7 @@
 
 TPUs: cloud.google.com/tpu/docs, system architecture of each version. Cards: NVIDIA's data sheets
 of T4, V100, L4, A100, H100 and H200, dense rates, those of the SXM version where there are two.
-A rate is that of matrix products as JAX makes them by default: a TPU multiplies float32 in
+A rate is that of matmuls at JAX's default precision: a TPU multiplies float32 in
 bfloat16, cards since Ampere in TF32.
 """
 

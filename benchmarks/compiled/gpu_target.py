@@ -14,8 +14,8 @@ from mat_jax.runtime import sharding
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'gpu_targets')
 INSTALL = "pip install -e '.[gpu-aot]'"
 
-# Peak of matrix products in FLOP/s, without sparsity, from NVIDIA's data sheets: H100 SXM (2023),
-# A100 SXM (2021), T4 (2019). float32 products run as TF32 on tensor cores where there are some.
+# Peak of matmuls in FLOP/s, without sparsity, from NVIDIA's data sheets: H100 SXM (2023),
+# A100 SXM (2021), T4 (2019). float32 matmuls run as TF32 on tensor cores where there are some.
 _PEAKS = {
     'h100': {'bf16': 989e12, 'f32': 494e12},
     'a100': {'bf16': 312e12, 'f32': 156e12},
@@ -30,8 +30,8 @@ class Target:
 
   Attributes:
     name: 'h100', 'a100' or 't4'.
-    text: its GpuTargetConfigProto in text form.
-    peaks: FLOP/s of matrix products by HLO dtype.
+    text: its GpuTargetConfigProto in text format.
+    peaks: FLOP/s of matmuls by HLO dtype.
     memory: bytes.
     bandwidth: of the memory, bytes/s.
   """

@@ -28,7 +28,7 @@ def measure(comparison: Comparison, metadata: Sequence[Metadata], systems: Seque
 
   Args:
     comparison: files.
-    metadata: what reading the examples told.
+    metadata: of the examples.
     systems: names for the folders of results.
     models: networks to compare with.
     batch_size: results of a system in a batch, over all devices.

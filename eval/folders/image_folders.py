@@ -61,7 +61,7 @@ class Loaded(NamedTuple):
     real: uint8 [H, W, 3].
     results: uint8 [H, W, 3], one for each folder of results.
     keep: bool [H, W, 1], False in the hole; None without masks.
-    grey: see `mat_jax.inference.mask_values.Mask`; 0 without masks.
+    grey: see `mat_jax.runtime.mask_values.Mask`; 0 without masks.
   """
 
   real: np.ndarray
@@ -71,7 +71,7 @@ class Loaded(NamedTuple):
 
 
 class Metadata(NamedTuple):
-  """What reading an example tells.
+  """Metadata of an example.
 
   Attributes:
     shape: height and width.

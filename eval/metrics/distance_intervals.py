@@ -1,7 +1,7 @@
 """Distances between sets of images with 95 % intervals.
 
-Images are what was sampled, so only they are resampled: a real image goes together with all
-of its results. A resample holds images several times, and a copy compared with itself would
+Images, not results, are the resampling unit: a real image is resampled together with all
+of its results. A resample contains images several times, and a copy compared with itself would
 bias distances upwards; each function says how it avoids that.
 """
 

@@ -29,7 +29,7 @@ _THREADS = 2
 
 
 class _Net(NamedTuple):
-  """What is particular to a network.
+  """Constants of a network.
 
   Attributes:
     smallest_side: shortest side of an image that reaches the last layer.
@@ -49,7 +49,7 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
 
   Args:
     params: {'features', 'lin'} of `convert.feature_nets.load_lpips`. Inside `jax.jit`
-      pass it as an argument, lest the weights become constants of the program.
+      pass it as an argument, lest the weights become constants of the compiled function.
     a: float [N, H, W, 3] in [-1, 1]; sides at least 31 (alex) or 16 (vgg).
     b: likewise.
     net: 'alex' or 'vgg', which `params` are of.
@@ -61,7 +61,7 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
     UserError: images too small for the network.
   """
   _check_size(a, net)
-  # The images of a pair are neighbours, so that a batch spread over devices stays where it is.
+  # The images of a pair are neighbours, so that a sharded batch needs no communication.
   pairs = jnp.stack([a, b], axis=1)
   x = vgg.imagenet_normalize(pairs.reshape(-1, *a.shape[1:]))
   layers = vgg.LPIPS_LAYERS[net]
@@ -127,7 +127,7 @@ class LPIPS:
 
 
 def _fill(x: Array, count: int) -> Array:
-  """Repeats the last image up to `count`, so that one program does for any number of pairs."""
+  """Pads with the last image to `count`, so that one compiled function serves any number."""
   if len(x) == count:
     return x
   xp = np if isinstance(x, np.ndarray) else jnp

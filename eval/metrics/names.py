@@ -1,4 +1,4 @@
-"""What the metrics are called in tables, and which way is better."""
+"""Titles and formats of the metrics in tables, and whether higher is better."""
 
 from typing import NamedTuple
 

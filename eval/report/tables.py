@@ -1,6 +1,6 @@
 """Tables of the report: what stands in each cell, as text.
 
-Every number comes with its interval and with how much it was measured on.
+Every number comes with its interval and its sample size.
 """
 
 from collections.abc import Mapping
@@ -109,7 +109,7 @@ def distance_table(group: Group) -> Table | None:
 
 
 def _shared(texts: Mapping[str, str]) -> str:
-  """What all systems have in common, or each one's."""
+  """The value that all systems have in common, or that of each one."""
   if len(set(texts.values())) == 1:
     return next(iter(texts.values()))
   found = [f'{system}: {text}' for system, text in texts.items() if text]

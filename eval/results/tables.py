@@ -13,7 +13,7 @@ _TITLES = {'large': 'Large masks', 'small': 'Small masks', 'files': 'Masks from 
 
 
 def markdown(record: Record) -> str:
-  """The tables, with what was measured, on how much, and how sure it is."""
+  """The tables, with sample sizes and intervals."""
   lines = [f'# {record.title}', '', _scope(record)]
   for note in record.notes:
     lines += ['', f'> {note}']
