@@ -135,7 +135,8 @@ class AbstractStep:
 
   def _draw(self, state: TrainState) -> random_inputs.RandomInputs:
     key = jax.random.wrap_key_data(state.key)
-    return random_inputs.sample(key, self.networks.generator, state.g_buffers, state.augment.probability,
+    return random_inputs.sample(key, self.networks.generator, state.g_buffers,
+                                state.augment.probability,
                       self.settings)
 
   def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,8 +168,9 @@ def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
                       remat=case.remat)
   if mesh is not None:
     sharding.check_batch_size(case.batch_size, mesh, 'train.batch_size')
-  networks = Networks(model_config.generator_from_config(config.model, case.implementations, case.remat),
-                      model_config.discriminator_from_config(config.model, case.implementations, case.remat))
+  networks = Networks(
+      model_config.generator_from_config(config.model, case.implementations, case.remat),
+      model_config.discriminator_from_config(config.model, case.implementations, case.remat))
   training = settings.training_from_config(config)
   state = jax.eval_shape(
       functools.partial(create, generator=networks.generator,

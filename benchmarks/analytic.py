@@ -51,7 +51,7 @@ def _count_equation(equation: Any) -> int:
   if name == 'scan':
     return params['length'] * sum(inner)
   if name == 'while' and sum(inner):
-    raise NotImplementedError('a while loop with matrix products has no known number of turns')
+    raise NotImplementedError('a while loop with matmuls has no known trip count')
   return sum(inner)
 
 

@@ -57,7 +57,8 @@ class Evaluator:
       from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
     self.config, self.settings = config, settings_of(config)
     networks, self._notes = feature_networks.load(
-        options.features, {name: options[f'{name}_weights'] for name in feature_networks.WITH_FILES})
+        options.features,
+        {name: options[f'{name}_weights'] for name in feature_networks.WITH_FILES})
     self._models = Models(measuring.load_lpips(options.lpips), networks)
 
   def evaluate(self, checkpoint: EmaCheckpoint, title: str, album: Album,

@@ -155,8 +155,9 @@ if __name__ == '__main__':
                       'a muted colour of their own palette.')
   flags.DEFINE_list('crops', [], 'Squares to cut instead of keeping the whole picture: top, '
                     'shoulders, head, aside. Validation and test get the first one only.')
-  flags.DEFINE_integer('near_duplicates', None, 'Keep pictures whose perceptual hashes differ in at '
-                       'most so many of 256 bits in one split; 72 finds versions of a picture.', 0)
+  flags.DEFINE_integer('near_duplicates', None, 'Keep pictures whose perceptual hashes differ in '
+                       'at most so many of 256 bits in one split; 72 finds versions of a picture.',
+                       0)
   flags.DEFINE_string('held_out', None, 'File with a name on each line: the test split.')
   flags.DEFINE_string('leave_out', None, 'File with a name on each line: not used.')
   flags.DEFINE_string('credits', None, 'CSV file with columns file, artist, license, for the '

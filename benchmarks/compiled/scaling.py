@@ -131,7 +131,7 @@ def cores(workload: Workload, cluster: Cluster) -> int:
 
 
 def most_chips(batch: int) -> int:
-  """Chips that can share a global batch so that only gradients move between them.
+  """Chips that can share a global batch with only gradients to communicate.
 
   A chip needs a whole group of the minibatch standard deviation.
   """

@@ -220,7 +220,7 @@ def show(title: str, found: dict[str, Any], chip: Chip) -> None:
   print(f'  operations  {found["tflop"]:.2f} TFLOP, {found["flops_ratio"]:.3f} times the '
         f'{found["analytic_tflop"]:.2f} needed')
   print(f'  accessed    {found["gigabytes_accessed"]:.1f} GB')
-  print(f'  roofline    {found["roofline_ms"]:.1f} ms ({found["compute_ms"]:.1f} of products), '
+  print(f'  roofline    {found["roofline_ms"]:.1f} ms ({found["compute_ms"]:.1f} of compute), '
         f'{found["s_per_kimg"]:.2f} s/kimg per chip')
   for kind, entry in found['collectives'].items():
     print(f'  {kind:10}  {entry["bytes"] / 1e6:.2f} MB in {entry["count"]}')

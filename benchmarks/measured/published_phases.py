@@ -97,9 +97,9 @@ class Phase:
     function: networks -> the phase, to be compiled; gradients and metrics are its first results.
     name_of: path of a parameter, resolution -> its published name.
     losses: metric -> its published name.
-    tolerance: what a norm's error in float32 may be.
+    tolerance: largest allowed error of a norm in float32.
     ill_conditioned: parameters that may be off by 5e-2: sums over whole maps that nearly cancel.
-      Another, mathematically equal form of the convolutions moves them as much as this.
+      Another, mathematically equal implementation of the convolutions changes them as much.
   """
 
   name: str

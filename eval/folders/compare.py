@@ -163,8 +163,8 @@ def _mask_warnings(system: str, kept: np.ndarray, hole: np.ndarray) -> list[str]
   changed = np.count_nonzero(kept)
   if changed:
     notes.append(f'{system}: kept pixels differ from the real image in {changed} of {len(kept)} '
-                 f'results, there by {kept[kept > 0].mean():.2g} of 255 levels on average (saved as '
-                 'JPEG, or without the real pixels put back); all metrics but those of the hole '
+                 f'results, there by {kept[kept > 0].mean():.2g} of 255 levels on average (saved '
+                 'as JPEG, or without the real pixels put back); all metrics but those of the hole '
                  'count that.')
   if 2 * np.count_nonzero(kept > hole) > len(kept):
     notes.append(f'{system}: most results differ more where the masks keep (white) than in the '

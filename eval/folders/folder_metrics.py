@@ -22,7 +22,8 @@ WITH_MASKS, WITHOUT_MASKS = 'files', 'none'
 Arrays = dict[str, np.ndarray]
 
 
-def measure(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str], models: Models,
+def measure(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str],
+            models: Models,
             batch_size: int) -> tuple[Pairs, dict[str, Arrays]]:
   """Measures all results.
 

@@ -148,7 +148,8 @@ def inspect(example: Example) -> Metadata:
   if loaded.keep is None:
     return Metadata(shape, math.nan, (), ())
   keep = loaded.keep[..., 0]
-  differences = [np.abs(loaded.real.astype(np.int16) - result).mean(-1) for result in loaded.results]
+  differences = [np.abs(loaded.real.astype(np.int16) - result).mean(-1)
+                 for result in loaded.results]
   return Metadata(shape, float(1 - keep.mean()), tuple(_mean(x[keep]) for x in differences),
                tuple(_mean(x[~keep]) for x in differences), loaded.grey)
 

@@ -82,7 +82,8 @@ def bin_table(bins: Mapping[str, Group]) -> Table:
                                    signed, group.images) for group in bins.values()])
           for name in _names(first)]))
   return Table('Means over images [95 % interval], over all sets of masks.',
-               [Cell('Metric'), *(Cell(bin_name, count(group)) for bin_name, group in bins.items())],
+               [Cell('Metric'),
+                *(Cell(bin_name, count(group)) for bin_name, group in bins.items())],
                groups)
 
 
@@ -170,7 +171,7 @@ def _ceiling(distance: Distance, metric: Metric) -> str:
 
 
 def number(value: float, form: str, signed: bool = False) -> str:
-  """A number; unsigned, with more digits where the form would show a zero that it is not."""
+  """A number; unsigned, with more digits where its format would show 0 for another value."""
   if math.isnan(value):
     return 'undefined'
   if math.isinf(value):

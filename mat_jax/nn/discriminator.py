@@ -48,7 +48,8 @@ class DiscriminatorBlock(nn.Module):
     skip = Conv2d(self.features, 1, 'linear', down=2, use_bias=False, gain=gain,
                   implementation=self.implementation, name='skip')(x)
     y = Conv2d(x.shape[-1], 3, implementation=self.implementation, name='conv0')(x)
-    y = Conv2d(self.features, 3, down=2, gain=gain, implementation=self.implementation, name='conv1')(y)
+    y = Conv2d(self.features, 3, down=2, gain=gain, implementation=self.implementation,
+               name='conv1')(y)
     return y + skip
 
 

@@ -177,7 +177,8 @@ class Conv2d(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     y = resample.resample_conv(
-        x.astype(dtype), kernel.astype(dtype), self.up, self.down, implementation=self.implementation)
+        x.astype(dtype), kernel.astype(dtype), self.up, self.down,
+        implementation=self.implementation)
     y = y * _gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -210,7 +211,8 @@ class ModulatedConv2d(nn.Module):
   def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
     """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]."""
     dtype = self.implementation.dtype
-    scale = FullyConnected(x.shape[-1], bias_init=1.0, implementation=self.implementation, name='affine')(style)
+    scale = FullyConnected(x.shape[-1], bias_init=1.0, implementation=self.implementation,
+                           name='affine')(style)
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     scale = scale * _gain(shape)
@@ -259,7 +261,8 @@ class StyleConv(nn.Module):
         'const' (the stored map, [H * up, W * up], or one per image with N in front)
         or 'none'.
     """
-    y = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation, name='conv')(x, style)
+    y = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation,
+                        name='conv')(x, style)
     if self.use_noise:
       y = self._add_noise(y, noise_mode)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -310,7 +313,8 @@ class ToRGB(nn.Module):
         enlarged by the FIR filter.
     """
     y = ModulatedConv2d(
-        self.features, 1, demodulate=False, implementation=self.implementation, name='conv')(x, style)
+        self.features, 1, demodulate=False, implementation=self.implementation,
+        name='conv')(x, style)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     if self.implementation.images == 'planes':
       y = with_layout_constraint(y, Layout((0, 3, 1, 2)))

@@ -56,7 +56,8 @@ def generator_from_config(model: ml_collections.ConfigDict, implementations: str
                     'inpainting are for models without labels')
   return Generator(
       resolution=_checked_resolution(model), mapping_layers=mapping_layers(model),
-      width=model.width, dtype=compute_dtype(model.dtype), implementation=_implementation(implementations, remat))
+      width=model.width, dtype=compute_dtype(model.dtype),
+      implementation=_implementation(implementations, remat))
 
 
 def mapping_layers(model: Mapping[str, Any]) -> int:

@@ -118,12 +118,14 @@ def _blur_dilated_axis(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
       (before + right) + 3.0 * (left + odd), (left + after) + 3.0 * (odd + right), axis)
 
 
-def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, implementation: Implementation) -> jax.Array:
+def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array,
+                               implementation: Implementation) -> jax.Array:
   """The zero-inserted k3 convolution split by output parity, merged into the FIR."""
   rows = []
   for row_taps, row_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)):
     even, odd = (
-        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), implementation)
+        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad),
+                             implementation)
         for column_taps, column_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)))
     rows.append(_blur_dilated_axis(even, odd, 2))
   return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
@@ -175,7 +177,8 @@ def _merge(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
   return lax.slice_in_dim(_interleave(even, jnp.pad(odd, pads), axis), 0, size, axis=axis)
 
 
-def _strided_conv_polyphase(x: jax.Array, kernel: jax.Array, implementation: Implementation) -> jax.Array:
+def _strided_conv_polyphase(x: jax.Array, kernel: jax.Array,
+                            implementation: Implementation) -> jax.Array:
   """Stride-2 VALID k3 convolution as four convolutions over the input's polyphase components."""
   phases = _phases(x)
   return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], implementation=implementation)

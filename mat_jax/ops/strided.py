@@ -50,7 +50,9 @@ def _keep(function):
   return lambda a, b: (function(a, b), (a, b))
 
 
-strided.defvjp(_keep(strided), lambda kept, g: (transposed(g, kept[1]), kernel_gradient(kept[0], g)))
-transposed.defvjp(_keep(transposed), lambda kept, g: (strided(g, kept[1]), kernel_gradient(g, kept[0])))
+strided.defvjp(
+    _keep(strided), lambda kept, g: (transposed(g, kept[1]), kernel_gradient(kept[0], g)))
+transposed.defvjp(
+    _keep(transposed), lambda kept, g: (strided(g, kept[1]), kernel_gradient(g, kept[0])))
 kernel_gradient.defvjp(
     _keep(kernel_gradient), lambda kept, g: (transposed(kept[1], g), strided(kept[0], g)))

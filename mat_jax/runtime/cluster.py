@@ -122,7 +122,7 @@ def all_gather(name: str, value: int = 0, store: KeyValueStore | None = None,
 
 
 def barrier(name: str) -> None:
-  """Waits until all processes have come so far; see `all_gather`."""
+  """Barrier: waits until all processes have called it; see `all_gather`."""
   all_gather(name)
 
 

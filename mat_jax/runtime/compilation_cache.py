@@ -45,7 +45,7 @@ def enable(folder: str | None = None, process_index: int = 0) -> None:
   try:
     os.makedirs(folder, mode=0o700, exist_ok=True)
   except OSError as error:
-    logging.warning('Compiled programs are not kept: %s (%s); --compilation_cache names another '
+    logging.warning('The compilation cache is off: %s (%s); --compilation_cache names another '
                     'folder.', folder, error.strerror or error)
     jax.config.update('jax_compilation_cache_dir', None)
 

@@ -180,7 +180,8 @@ class Loop:
   def _rescue(self, state: TrainState, losses: jax.Array | None,
               metrics: Mapping[str, float] | None) -> None:
     """Saves a state from another thread."""
-    is_bad = self._nan_guard.in_a_row if losses is None else not np.isfinite(np.asarray(losses)).all()
+    is_bad = (self._nan_guard.in_a_row if losses is None
+              else not np.isfinite(np.asarray(losses)).all())
     if is_bad:
       logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
       return

@@ -79,7 +79,8 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
 
   ws = styles(random_inputs.z)
   if settings.style_mixing:
-    first = jnp.arange(num_ws(generator.resolution))[None, :, None] < random_inputs.cutoff[:, None, None]
+    first = (jnp.arange(num_ws(generator.resolution))[None, :, None]
+             < random_inputs.cutoff[:, None, None])
     ws = jnp.where(first, ws, styles(random_inputs.z_mixed))
   noise_mode = 'none' if settings.noise_mode == 'none' else 'const'
   return generator.apply(variables, batch['image'], batch['mask'], ws, noise_mode,

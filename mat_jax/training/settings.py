@@ -35,7 +35,7 @@ class Augmentation:
     pipeline: the transforms; None for no augmentation.
     probability: at the start of the run.
     target: of the mean sign of real logits.
-    kimg: thousand images in which the probability can move from 0 to 1, or inf.
+    kimg: thousand images in which the probability can change from 0 to 1, or inf.
     interval: steps between two updates of the probability.
     max_probability: its upper bound.
   """

@@ -146,7 +146,7 @@ def _warm_start(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh
   if 'd_params' not in fields:
     warmup = config.train.discriminator_warmup_kimg
     logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
-                    'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
+                    'generator trains (train.discriminator_warmup_kimg).', found.path, warmup)
     fields['warmup_images'] = np.int32(round(warmup * 1000))
   else:
     fields['d_params'] = _with_heads_of(state.d_params, fields['d_params'])

@@ -74,7 +74,8 @@ def _train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callabl
     return Loop(run, int(state.step)).run(state)
 
 
-def _open_writer(config: ml_collections.ConfigDict, workdir: str, state: TrainState) -> SummaryWriter:
+def _open_writer(config: ml_collections.ConfigDict, workdir: str,
+                 state: TrainState) -> SummaryWriter:
   """The summary writer of the workdir, with its logs as they were when the state was saved."""
   step = int(state.step)
   last = step if step else None
