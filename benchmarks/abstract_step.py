@@ -78,7 +78,7 @@ class AbstractStep:
 
   @property
   def context(self) -> gradients.Context:
-    """What the phases of the step need."""
+    """The `Context` of the phases of the step."""
     return gradients.Context(self.networks, self.settings, self.mesh)
 
   def generator(self) -> Program:

@@ -73,7 +73,7 @@ def _state_dict(variables: Tree, name_of: Callable[[str], str]) -> StateDict:
 
 
 def _attention_masks(resolution: int) -> StateDict:
-  """What the shifted windows of stage one may see, by its PyTorch name."""
+  """The attention masks of the shifted windows of stage one, by their PyTorch names."""
   masks = {}
   stages = zip(first_stage.STAGE_DEPTHS, first_stage.STAGE_WINDOWS, strict=True)
   for stage, (depth, window) in enumerate(stages):

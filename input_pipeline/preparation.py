@@ -29,7 +29,7 @@ _MAX_ENLARGEMENT = 1.25  # of a crop around the head
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How images are prepared and split.
+  """Settings of preparation and splits.
 
   Attributes:
     resolution: length of the short side, in pixels.

@@ -90,7 +90,7 @@ class Stream(Iterator[Batch]):
 
 
 def is_too_many(unreadable: int, num_images: int) -> bool:
-  """Whether so many unreadable images are more than an accident."""
+  """Whether there are too many unreadable images."""
   return unreadable > _MAX_UNREADABLE * num_images
 
 

@@ -25,7 +25,7 @@ REPORT = 'report.json'
 
 @dataclasses.dataclass(eq=False)
 class PortraitsConfig(tfds.core.BuilderConfig):
-  """How the images are prepared.
+  """Settings of the preparation.
 
   Attributes:
     settings: what is done to them.

@@ -71,7 +71,7 @@ def _events(plane: Any) -> Iterator[Event]:
 
 
 def summary(events: list[Event], text: str, calls: int = _CALLS) -> Row:
-  """Where the time went.
+  """Summarises the time by kernel, kind and phase.
 
   Args:
     events: of some calls of one compiled function.

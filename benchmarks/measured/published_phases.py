@@ -73,7 +73,7 @@ def _arguments() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-  """How far the results of a phase are off.
+  """The errors of the results of a phase.
 
   Attributes:
     norms: parameter -> relative error of its gradient's norm.
@@ -110,11 +110,11 @@ class Phase:
   ill_conditioned: frozenset[str] = frozenset()
 
   def arguments(self) -> tuple[Any, ...]:
-    """What `function` takes."""
+    """The arguments of `function`."""
     return _arguments()
 
   def bound(self, name: str) -> float:
-    """What the error of the norm of a parameter's gradient in float32 may be."""
+    """The largest allowed error of the norm of a parameter's gradient in float32."""
     return 5e-2 if name in self.ill_conditioned else self.tolerance
 
   def errors(self, results: tuple[Any, ...]) -> Errors:

@@ -160,7 +160,7 @@ def frechet_estimate(real: np.ndarray, fake: np.ndarray, image: np.ndarray) -> E
 
 def _influences(sets: tuple[np.ndarray, np.ndarray],
                 moments: list[distribution.Moments]) -> list[np.ndarray]:
-  """How fast the Frechet distance changes with the weight of each row, less the mean.
+  """Derivative of the Frechet distance by the weight of each row, minus the mean.
 
   The derivative of -2 tr (C1 C2)^1/2 by C1 is minus the optimal transport map, which with
   C1 = A'A, C2 = B'B and the singular values AB' = U S V' is B' V S^-1 V' B.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-  """How a metric is shown.
+  """Title, format and direction of a metric.
 
   Attributes:
     title: of its column.

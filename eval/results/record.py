@@ -101,12 +101,12 @@ class Record:
 
   @property
   def run(self) -> 'Run':
-    """What tells its step from equal steps of other runs."""
+    """Distinguishes its step from equal steps of other runs."""
     return Run(self.title, self.source)
 
 
 class Run(NamedTuple):
-  """What was evaluated.
+  """Identifies the evaluated system.
 
   Attributes:
     title: of the record.

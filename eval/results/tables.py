@@ -120,7 +120,7 @@ def distance_value(distance: Distance, form: str) -> str:
 
 
 def distance_ceiling(distance: Distance, form: str) -> str:
-  """What real images score against other real images, and at how many pairs."""
+  """The score of real images against other real images, and the number of pairs."""
   if distance.ceiling is None:
     return ''
   text = f'{distance.ceiling:{form}} (n = {distance.ceiling_n:,}'

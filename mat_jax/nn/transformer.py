@@ -213,7 +213,7 @@ class WindowAttention(nn.Module):
         None if mask is None else _key_bias(mask))
 
   def _packed_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
-    """How many windows of [B, T, C] tokens to compute together."""
+    """Number of windows of [B, T, C] tokens to compute together (window packing)."""
     windows = shape[0] if bias is None else bias.shape[0]
     return math.gcd(windows, max(1, self.implementation.attention_tokens // shape[1]))
 

@@ -185,22 +185,22 @@ def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
 
 
 class _Pulse:
-  """Whether another process goes on to give signs of life."""
+  """Whether another process still sends heartbeats."""
 
   def __init__(self):
     self._last, self._changed = '', time.monotonic()
 
   def is_alive(self, sign: str, now: float) -> bool:
-    """Takes note of its newest sign."""
+    """Registers its newest heartbeat."""
     if sign != self._last:
       self._last, self._changed = sign, now
     return now - self._changed < _DEAD_AFTER
 
 
 def _watch_others(store: KeyValueStore, index: int) -> None:
-  """Gives signs of life, and ends this process when another one has, wherever it is.
+  """Sends heartbeats, and ends this process when another one has ended, whatever it is doing.
 
-  In a collective it would wait for that one without an end.
+  In a collective it would wait for that one indefinitely.
   """
   pulses: dict[str, _Pulse] = collections.defaultdict(_Pulse)
   for number in itertools.count():

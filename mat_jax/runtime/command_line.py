@@ -1,4 +1,4 @@
-"""What the command lines share: flags, their mistakes, and a quiet end."""
+"""Shared by the command lines: parsing of flags, messages about mistakes, clean exit."""
 
 from collections.abc import Callable
 import contextlib

@@ -106,7 +106,7 @@ Parameters = TypeVar('Parameters', Geometry, Color)
 
 @flax.struct.dataclass
 class Transforms:
-  """What happens to the N images of a batch; every leaf can be cut along N.
+  """The transforms of the N images of a batch; every leaf can be split along N.
 
   Attributes:
     inverse: float32 [N, 3, 3], output to input positions, see `warp.warp`.

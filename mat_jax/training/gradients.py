@@ -52,7 +52,7 @@ def mean_gradients(loss: Loss, params: Tree, shared: Tree, examples: Tree,
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What the phases of a step need beside the state.
+  """The context of the phases of a step: what they need beside the state.
 
   Attributes:
     networks: modules.

@@ -75,7 +75,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What stays the same during a session.
+  """The constants of a session.
 
   Attributes:
     config: see `configs/base.py`.

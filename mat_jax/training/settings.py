@@ -1,7 +1,7 @@
 """The settings of the training step, read from a configuration in one place.
 
 `configs/base.py` documents every field. The functions here turn a config into the immutable
-settings that the step is built from, and say in one sentence what does not fit together.
+settings of the step, and report inconsistent fields in one sentence.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What the training step needs; see `configs/base.py`.
+  """The settings of the training step; see `configs/base.py`.
 
   Attributes not described there:
     microbatch: images whose gradients are computed at a time, over all devices.

@@ -156,7 +156,7 @@ def _reflect(position: jax.Array, size: int) -> jax.Array:
 
 def _source_positions(inverse: jax.Array, height: int,
                       width: int) -> tuple[jax.Array, jax.Array]:
-  """Where each entry of the doubled output is read in the doubled input.
+  """Sampling positions in the doubled input of each entry of the doubled output.
 
   Args:
     inverse: [N, 3, 3], of `warp`.
