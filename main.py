@@ -40,13 +40,17 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'inpaint'], 'What to do.')
 _DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', False, 'Joins one process on each host; TPU pods and SLURM need no more.')
-_COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, elsewhere.')
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes, elsewhere.')
+    'distributed', False,
+    'Connects one process on each host; TPU pods and SLURM need no further flags.')
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'HOST:PORT of process 0, outside of TPU pods and SLURM.')
+_NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'Number of processes, outside of TPU pods and SLURM.')
 _CACHE = flags.DEFINE_string(
-    'compilation_cache', None, "Folder of compiled programs, '' for none; by default "
+    'compilation_cache', None, "Folder of JAX's compilation cache, '' for none; by default "
     "JAX_COMPILATION_CACHE_DIR, or mat-jax/compilation_cache in the user's cache folder.")
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which one this is, elsewhere.')
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'Number of this process, outside of TPU pods and SLURM.')
 
 
 @exit_on_user_error
@@ -103,7 +107,7 @@ def _open_inputs(config: ml_collections.ConfigDict) -> Inputs:
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:
-  """Keeps back what Orbax logs for every checkpoint, and JAX of devices that are not there."""
+  """Suppresses what Orbax logs for every checkpoint, and JAX about missing devices."""
   chatty = 'orbax' in record.pathname or 'xla_bridge' in record.pathname
   return record.levelno > python_logging.INFO or not chatty
 

@@ -1,4 +1,4 @@
-"""The networks and the training step as shapes alone, to be lowered without data or devices.
+"""The networks and the training step as abstract shapes, to be lowered without data or devices.
 
 `AbstractStep` is what `tpu_aot`, `gpu_aot` and `device` compile: the networks of
 `configs/base.py`, settings, and the shapes and shardings of state, weights and batch.
@@ -42,7 +42,7 @@ class Case:
     batch_size: images of a step, over all devices.
     dtype: 'float32' or 'bfloat16', of activations.
     implementations: of the heavy operations, 'auto', 'cpu', 'gpu' or 'tpu'.
-    remat: blocks compute their activations again in the backward pass.
+    remat: blocks recompute their activations in the backward pass.
     microbatch: images whose gradients are computed at a time, over all devices; None for all.
     width: channel multiplier.
   """
@@ -58,12 +58,12 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractStep:
-  """Modules, settings and the shapes of everything that the programs take.
+  """Modules, settings and the shapes of all arguments of the functions.
 
   Attributes:
     networks: modules.
     settings: of the step.
-    mesh: devices; None for one, wherever it is.
+    mesh: devices; None for a single device.
     state: shapes and shardings of the training state.
     features: those of the perceptual network's weights.
     batch: those of a batch.
@@ -78,7 +78,7 @@ class AbstractStep:
 
   @property
   def context(self) -> gradients.Context:
-    """What the phases of the step need."""
+    """The `Context` of the phases of the step."""
     return gradients.Context(self.networks, self.settings, self.mesh)
 
   def generator(self) -> Program:
@@ -103,14 +103,14 @@ class AbstractStep:
     return jax.jit(run), (self.state.d_params, self.batch)
 
   def step(self) -> Program:
-    """The step of training as it is run, R1 under its condition."""
+    """The training step as it is run, R1 under its `lax.cond`."""
     arguments = self.state, self.features, self.batch
     if self.mesh is None:
       return jax.jit(train_step.make_train_step(self.context), donate_argnums=0), arguments
     return aot.compiled_step(self.networks, self.settings, self.mesh), arguments
 
   def main_step(self) -> Program:
-    """The step without R1: Gmain, Dmain, both steps of Adam and the moving average."""
+    """The step without R1: Gmain, Dmain, both steps of Adam and the EMA update."""
     def run(state: TrainState, features: Tree, batch: objectives.Batch) -> TrainState:
       g_key, d_key = jax.random.split(jax.random.wrap_key_data(state.key))
       state, _ = train_step.update_generator(state, features, batch, g_key, self.context)
@@ -135,7 +135,8 @@ class AbstractStep:
 
   def _draw(self, state: TrainState) -> random_inputs.RandomInputs:
     key = jax.random.wrap_key_data(state.key)
-    return random_inputs.sample(key, self.networks.generator, state.g_buffers, state.augment.probability,
+    return random_inputs.sample(key, self.networks.generator, state.g_buffers,
+                                state.augment.probability,
                       self.settings)
 
   def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,11 +150,11 @@ class AbstractStep:
 
 
 def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
-  """The programs of a case.
+  """The functions of a case.
 
   Args:
     case: what to compile.
-    mesh: its devices; None for one, wherever it is.
+    mesh: its devices; None for a single device.
 
   Returns:
     Modules, settings and shapes; nothing is computed or loaded.
@@ -167,8 +168,9 @@ def make(case: Case, mesh: Mesh | None = None) -> AbstractStep:
                       remat=case.remat)
   if mesh is not None:
     sharding.check_batch_size(case.batch_size, mesh, 'train.batch_size')
-  networks = Networks(model_config.generator_from_config(config.model, case.implementations, case.remat),
-                      model_config.discriminator_from_config(config.model, case.implementations, case.remat))
+  networks = Networks(
+      model_config.generator_from_config(config.model, case.implementations, case.remat),
+      model_config.discriminator_from_config(config.model, case.implementations, case.remat))
   training = settings.training_from_config(config)
   state = jax.eval_shape(
       functools.partial(create, generator=networks.generator,

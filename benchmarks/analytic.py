@@ -1,6 +1,6 @@
 """Floating-point operations that the mathematics of a function needs.
 
-Counted from the jaxpr: matrix products and convolutions, two operations for every product
+Counted from the jaxpr: matmuls and convolutions, two operations for every multiply-add
 that is not with a zero of padding or dilation. Elementwise work is left out. What `remat`
 computes twice is counted twice, so count a function without it.
 """
@@ -15,13 +15,13 @@ from jax.extend import core
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> int:
-  """Operations of the products in `function(*arguments)`; arrays or their shapes.
+  """Operations of matmuls and convolutions in `function(*arguments)`; arrays or their shapes.
 
   A scan counts its body once for every turn, a condition its most costly branch, and a
   `shard_map` its body once, the share of one device.
 
   Raises:
-    NotImplementedError: a product inside a while loop, whose turns are unknown.
+    NotImplementedError: a matmul or convolution in a while loop, whose trip count is unknown.
   """
   return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -51,7 +51,7 @@ def _count_equation(equation: Any) -> int:
   if name == 'scan':
     return params['length'] * sum(inner)
   if name == 'while' and sum(inner):
-    raise NotImplementedError('a while loop with matrix products has no known number of turns')
+    raise NotImplementedError('a while loop with matmuls has no known trip count')
   return sum(inner)
 
 

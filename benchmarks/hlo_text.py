@@ -1,4 +1,4 @@
-"""What a compiled program consists of, read from its HLO text (`compiled.as_text()`)."""
+"""Parses the HLO text of a compiled function (`compiled.as_text()`)."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -27,7 +27,7 @@ class Instruction:
     opcode: e.g. 'fusion'.
     arrays: dtype and shape of the result, or of its parts.
     operands: names of the operands.
-    op_name: where in the JAX program it comes from, or ''.
+    op_name: where in the JAX function it comes from, or ''.
     rest: the text after the opcode.
   """
 
@@ -98,13 +98,13 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-  """A convolution or matrix product.
+  """A convolution or dot.
 
   Attributes:
     opcode: 'convolution', 'dot' or 'custom-call'.
     dtypes: of both operands, where known.
     shape: of the result.
-    op_name: where in the JAX program it comes from.
+    op_name: where in the JAX function it comes from.
     target: of the custom call, e.g. '__cudnn$convForward', or ''.
   """
 
@@ -116,7 +116,7 @@ class Product:
 
   @property
   def is_convolution(self) -> bool:
-    """Whether the JAX program has a convolution there; XLA also turns products into them.
+    """Whether the JAX function has a convolution there; XLA also turns dots into them.
 
     One whose origin has been lost counts as one.
     """
@@ -126,7 +126,7 @@ class Product:
 
 
 def products(text: str) -> list[Product]:
-  """Every convolution and matrix product, those of cuDNN and cuBLAS included."""
+  """Every convolution and dot, those of cuDNN and cuBLAS included."""
   everything = list(instructions(text))
   dtypes = {(i.computation, i.name): i.arrays[0][0] for i in everything if i.arrays}
   found = []

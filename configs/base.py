@@ -18,7 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
   # `python -m input_pipeline.prepare`; 'samples' takes the shipped portraits.
   config.data_dir = ''
   # A checkpoint to start from when the workdir has none: a converted model, a workdir,
-  # or a step directory. Its optimiser states are not taken over. '' starts from scratch.
+  # or a step directory. Only its networks are used, not its optimiser states. '' starts from
+  # scratch.
   config.init_from = ''
   # Whether the settings are for fine-tuning: a short run from scratch then gets a warning.
   config.is_fine_tuning = False
@@ -66,7 +67,7 @@ def _data() -> ml_collections.ConfigDict:
   data.genre = ''
   # Free-form masks: 'large' or 'small'.
   data.mask_preset = 'large'
-  # Masks whose hole covers a share of the image outside this range are redrawn.
+  # Range of hole ratios; masks outside of it are sampled again.
   data.hole_range = (0.0, 1.0)
   # Folder of mask files of the model's resolution (white is kept) to take instead.
   data.mask_dir = ''
@@ -91,8 +92,8 @@ def _train() -> ml_collections.ConfigDict:
   # need less memory and give the same step but for rounding. 'auto' finds the largest that
   # fits before the first step; a run keeps what it has found.
   train.microbatch = config_dict.FieldReference('auto', field_type=object)
-  # Computes the activations of every block again in the backward pass instead of keeping
-  # them: about a third more work, a fraction of the memory.
+  # Rematerialisation: recomputes the activations of every block in the backward pass instead
+  # of saving them: about a third more work, a fraction of the memory.
   train.remat = False
   # Length of the run, in thousands of images shown.
   train.total_kimg = 32.0
@@ -121,7 +122,7 @@ def _train() -> ml_collections.ConfigDict:
 
 
 def _set_losses(train: ml_collections.ConfigDict) -> None:
-  """Sets the fields of the losses, of what the networks draw, and of the average."""
+  """Sets the fields of the losses, of the random inputs, and of the EMA."""
   # Weight of R1 (gamma), and steps between two applications of it. A negative weight stands
   # for StyleGAN2-ADA's heuristic, 0.0002 * resolution^2 / batch_size.
   train.r1_gamma = 10.0
@@ -142,21 +143,21 @@ def _set_losses(train: ml_collections.ConfigDict) -> None:
   # Weight of the LeCam regulariser, which steadies the discriminator on few images; 0 for
   # none.
   train.lecam_weight = 0.0
-  # First blocks of the discriminator, from the image on, that stay as they are (Freeze-D);
+  # Number of blocks of the discriminator, counted from the image, to freeze (Freeze-D);
   # useful with `init_from`.
   train.freeze_d_blocks = 0
   # Probability of mixing the styles of two latents.
   train.style_mixing = 0.5
   # Truncation while training; 1.0 for none.
   train.truncation_psi = 0.5
-  # Noise of the style convolutions while training: 'random', 'const' or 'none'.
+  # Noise of the modulated convolutions while training: 'random', 'const' or 'none'.
   train.noise_mode = 'random'
-  # Half-life of the averaged generator, in thousands of images.
+  # Half-life of the EMA of the generator, in thousands of images.
   train.ema_kimg = 10.0
   # Limits the half-life to this share of the images shown; None for no limit.
   train.ema_rampup = config_dict.placeholder(float)
   # When `init_from` has no discriminator, as a released G_ema has none: thousands of
-  # images for which a fresh one is trained while the generator stays as it is.
+  # images for which a fresh one is trained while the generator is frozen.
   train.discriminator_warmup_kimg = 4.0
 
 
@@ -187,8 +188,8 @@ def _augmentation() -> ml_collections.ConfigDict:
   # The probability rises while the mean sign of the real images' logits is above this, and
   # falls while it is below.
   augment.target = 0.6
-  # Thousands of images in which it can move from 0 to 1, inf to keep it as it is, and steps
-  # between two moves.
+  # Thousands of images in which it can change from 0 to 1, inf to keep it constant, and steps
+  # between two updates.
   augment.kimg = 500.0
   augment.interval = 4
   # It does not rise above this: from about 0.8 on, augmentations leak into the results.
@@ -237,7 +238,7 @@ def _evaluation() -> ml_collections.ConfigDict:
 
 def _set_networks(evaluation: ml_collections.ConfigDict) -> None:
   """Sets the fields of the networks that images are compared with."""
-  # Networks of LPIPS: 'alex', 'vgg', both joined by '+', or '' for none.
+  # Networks of LPIPS to compute: 'alex', 'vgg', both joined by '+', or '' for none.
   evaluation.lpips = 'alex+vgg'
   # Networks of the distances between sets of images, joined by '+': 'inception' (FID, KID,
   # P-IDS, U-IDS), 'vgg16' (the same distances, without a download), 'dinov2', 'clip' (CMMD).

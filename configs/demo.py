@@ -9,7 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the settings of `make demo`."""
   config = base.get_config()
   config.data_dir = 'samples'
-  # For so small maps these are as fast on a CPU, and compile in half the time.
+  # For feature maps this small these are as fast on a CPU, and compile in half the time.
   config.implementations = 'gpu'
   config.model.resolution = 64
   config.model.mapping_layers = 2
@@ -20,12 +20,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.kimg_per_tick = 0.24
   config.train.snapshot_ticks = 4
   config.train.r1_gamma = 0.1
-  # So small a run learns colours from L1 long before the discriminator helps.
+  # In a run this short L1 teaches the colours long before the discriminator helps.
   config.train.l1_weight = 100.0
   config.train.pcp_ratio = 0.0
   # Eight times the reference's rate: there are only 240 steps.
   config.optimizer.learning_rate = 8e-3
-  # The average has to follow a run of a two thousand images.
+  # The half-life of the EMA has to suit a run of two thousand images.
   config.train.ema_kimg = 0.15
   # Held out: both parts that were not trained on, five portraits.
   config.eval.split = 'validation+test'
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.mask_preset = 'large'
   # Without a download.
   config.eval.features = 'vgg16'
-  # As in training: the few steps have seen no wider range of styles.
+  # As in training: the few steps have not seen a wider range of styles.
   config.eval.truncation_psi = 0.5
   config.inpaint.truncation_psi = 0.5
   return config

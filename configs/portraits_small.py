@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.pcp_ratio = 0.0
   config.train.truncation_psi = 1.0
   config.optimizer.learning_rate = 2e-3
-  # The average of a short run: a shorter memory, shorter still at the beginning.
+  # The EMA of a short run: a shorter half-life, shorter still at the beginning.
   config.train.ema_kimg = 5.0
   config.train.ema_rampup = 0.05
   # A thousand crops are few for a discriminator.

@@ -1,4 +1,4 @@
-"""How much the readers of checkpoints accept.
+"""The limits of the readers of checkpoints.
 
 Honest files stay far below; `docs/converting.md` says how far, and what each limit
 guards against. What it does not bound is bounded by the length of the file.

@@ -36,7 +36,7 @@ def generator_name(path: str, resolution: int) -> str:
 
   Args:
     path: 'module/.../leaf' without the collection.
-    resolution: side the network is built for.
+    resolution: native resolution of the network.
 
   Returns:
     The dotted PyTorch name.

@@ -3,7 +3,7 @@
   python -m convert.to_torch --checkpoint=runs/wikiart --output=wikiart.pth
 
 The official code and IOPaint load the result strictly; the latter has no noise
-tensors (`--target=iopaint`) and is built for 512 px.
+tensors (`--target=iopaint`) and supports 512 px only.
 """
 
 from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ def _state_dict(variables: Tree, name_of: Callable[[str], str]) -> StateDict:
 
 
 def _attention_masks(resolution: int) -> StateDict:
-  """What the shifted windows of stage one may see, by its PyTorch name."""
+  """The attention masks of the shifted windows of stage one, by their PyTorch names."""
   masks = {}
   stages = zip(first_stage.STAGE_DEPTHS, first_stage.STAGE_WINDOWS, strict=True)
   for stage, (depth, window) in enumerate(stages):

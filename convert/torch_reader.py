@@ -135,7 +135,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def _tree(file: BinaryIO) -> Any:
-  """What a pickle, or the pickle of a `torch.save` file, holds."""
+  """The contents of a pickle, or of the pickle in a `torch.save` file."""
   head = file.read(2)
   if not head:
     raise FormatError('is empty')

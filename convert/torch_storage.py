@@ -1,4 +1,4 @@
-"""Where the numbers of `torch.save` files are: storages in streams and zip archives.
+"""The storages of `torch.save` files, in streams and zip archives.
 
 Both formats hold a pickle in which tensors refer to storages by persistent ids.
 The functions here return that pickle's tree with a `Storage` for every id; its

@@ -43,7 +43,7 @@ class _Names:
   patches: str
   block: str  # a number and a dot follow
   norm1: str
-  qkv: tuple[str, ...]  # of one product, or of three
+  qkv: tuple[str, ...]  # of one matmul, or of three
   out: str
   norm2: str
   mlp_in: str
@@ -102,7 +102,7 @@ class _Weights:
             'bias': self.take(f'{name}bias', (width,))}
 
   def dense(self, name: str, inputs: int, outputs: int | None) -> dict[str, np.ndarray]:
-    """A product: {'kernel': [inputs, outputs], 'bias': [outputs]}; None takes any number."""
+    """A dense layer: {'kernel': [inputs, outputs], 'bias': [outputs]}; None takes any number."""
     kernel = self.take(f'{name}weight', (outputs, inputs)).T
     return {'kernel': kernel, 'bias': self.take(f'{name}bias', kernel.shape[1:])}
 

@@ -1,6 +1,6 @@
 """Completes the pairs of image and mask of a split and measures the results.
 
-Beside MAT, the simplest rival is measured: the hole filled with the mean colour of the
+Beside MAT, the simplest baseline is measured: the hole filled with the mean colour of the
 kept pixels.
 """
 
@@ -30,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Completed(NamedTuple):
-  """What completing a split with one set of masks gives.
+  """Metrics and features of a split completed with one set of masks.
 
   Attributes:
     pairs: metrics of MAT and of the mean colour.
@@ -129,7 +129,7 @@ def complete_split(
 
 
 def _valid_rows(out: dict[str, Any]) -> dict[str, Any]:
-  """Without what filled up the last batch, and without unreadable images."""
+  """Removes the padding of the last batch, and unreadable images."""
   valid = out['pictures'].pop('valid')
   return out if valid.all() else jax.tree.map(lambda x: x[valid], out)
 
@@ -144,7 +144,7 @@ def _completed(table: dict[str, Any], portraits: ImageDataset, mask_set: str) ->
 
 
 def _seeds(batch: Arrays, options: ml_collections.ConfigDict) -> np.ndarray:
-  """A latent seed for every pair of image and mask, whatever the batches."""
+  """A latent seed for every pair of image and mask, independent of the batches."""
   pair = batch['image_index'].astype(np.int64) * options.masks_per_image + batch['mask_index']
   return ((options.seed * 0x9E3779B1 + pair) % 2**32).astype(np.uint32)
 

@@ -86,7 +86,7 @@ def _run(source: str, step: str, folder: str) -> record.Run:
 
 
 def _follow(config: ml_collections.ConfigDict, source: str, folder: str) -> None:
-  """Evaluates every checkpoint that `folder` has no record of, until the run has ended."""
+  """Evaluates every checkpoint without a record in `folder`, until the run has ended."""
   if disk.is_folder(os.path.join(source, 'meta')):
     raise UserError(f'{source} is a single checkpoint; to follow a run give the workdir')
   if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""What the evaluation of a checkpoint computes."""
+"""The evaluation of a checkpoint: completions, metrics and distances."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -29,7 +29,7 @@ BASELINE = 'baseline'
 
 
 class Result(NamedTuple):
-  """What is written of an evaluation.
+  """The results of an evaluation.
 
   Attributes:
     record: means, differences and distances.
@@ -41,11 +41,11 @@ class Result(NamedTuple):
 
 
 class Evaluator:
-  """Evaluates checkpoints alike; what does not depend on them is computed once.
+  """Evaluates checkpoints in the same way; what does not depend on them is computed once.
 
   Attributes:
     config: see `configs/base.py`.
-    settings: what decides the numbers, as JSON values.
+    settings: the settings that determine the numbers, as JSON values.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -59,7 +59,8 @@ class Evaluator:
       from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
     self.config, self.settings = config, settings_of(config)
     networks, self._notes = feature_networks.load(
-        options.features, {name: options[f'{name}_weights'] for name in feature_networks.WITH_FILES})
+        options.features,
+        {name: options[f'{name}_weights'] for name in feature_networks.WITH_FILES})
     self._models = Models(measuring.load_lpips(options.lpips), networks)
 
   def evaluate(self, checkpoint: EmaCheckpoint, title: str, album: Album,
@@ -139,7 +140,7 @@ class Evaluator:
 
 
 def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What decides the numbers of an evaluation beside the checkpoint and the images."""
+  """The settings that determine the numbers of an evaluation."""
   options = config.eval
   return {
       'resolution': config.model.resolution, 'crop': config.data.crop, 'genre': config.data.genre,

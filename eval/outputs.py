@@ -1,4 +1,4 @@
-"""What an evaluation writes: tables, rows, pictures and TensorBoard events."""
+"""The output of an evaluation: tables, rows, pictures and TensorBoard events."""
 
 from collections.abc import Iterator
 import contextlib
@@ -34,7 +34,7 @@ def writing(folder: str, options: ml_collections.ConfigDict) -> Iterator[Album]:
 
 
 def write(result: Result, album: Album, folder: str) -> None:
-  """Writes all else, and prints the tables.
+  """Writes everything else, and prints the tables.
 
   Raises:
     UserError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Who made the pictures of a collection, and under which licences they are."""
+"""Artists and licences of the pictures of a data set."""
 
 from collections.abc import Iterable, Sequence
 import csv

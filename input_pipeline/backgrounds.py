@@ -1,4 +1,4 @@
-"""Backgrounds for pictures with transparency: muted, and drawn from a picture's own palette."""
+"""Backgrounds for pictures with transparency: muted colours of a picture's own palette."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from PIL import Image
 _COLORS = 8  # of the palette
 _OPAQUE = 200  # alpha of the pixels that count for it; edges hold colours of what was cut away
 _SATURATION, _MAX_CHROMA = 0.45, 28  # share that is left of the colour, and its distance from grey
-_LUMINANCE = (0.14, 0.48)  # the range that it is drawn from
+_LUMINANCE = (0.14, 0.48)  # the range that it is sampled from
 _GRADIENT = 0.35  # how much lighter one end is, and how much darker the other one
 _CLOUDS, _CLOUD_CELLS = 0.1, 4  # strength of the soft unevenness, and its cells a side
 _WEIGHTS = np.array([0.299, 0.587, 0.114])  # of Rec. 601
@@ -18,8 +18,8 @@ _WEIGHTS = np.array([0.299, 0.587, 0.114])  # of Rec. 601
 def lay_on_muted(image: Image.Image, name: str) -> Image.Image:
   """Lays a picture on a background that suits it.
 
-  A colour of its palette is drawn, desaturated, set to a dark or middle tone and laid out as a
-  soft gradient. The name alone decides the draws: the same picture always comes out the same.
+  A random colour of its palette is desaturated, set to a dark or medium tone and turned into a
+  soft gradient. The name is the seed: the same picture always gets the same background.
 
   Args:
     image: of any mode with transparency, at its full size; resizing before would mix the
@@ -43,7 +43,7 @@ def _generator(name: str) -> np.random.Generator:
 
 
 def _muted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """RandomInputs a background for RGBA pixels: float32 [H, W, 3] in [0, 255]."""
+  """Samples a background for RGBA pixels: float32 [H, W, 3] in [0, 255]."""
   color = _palette_color(pixels, rng)
   luminance = 255 * rng.uniform(*_LUMINANCE)
   grey = color @ _WEIGHTS
@@ -56,7 +56,7 @@ def _muted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _palette_color(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """RandomInputs a colour of the opaque pixels, frequent ones more often: float64 [3]."""
+  """Samples a colour of the opaque pixels, frequent ones more often: float64 [3]."""
   opaque = pixels[pixels[..., 3] >= _OPAQUE][:, :3]
   if not len(opaque):
     return np.full(3, 128.0)
@@ -67,7 +67,7 @@ def _palette_color(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shade(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-  """RandomInputs a gradient with clouds: float32 [H, W] around 1."""
+  """Samples a gradient with clouds: float32 [H, W] around 1."""
   height, width = size
   angle = rng.uniform(0, 2 * np.pi)
   y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]

@@ -1,4 +1,4 @@
-"""The preparation of `wikiart_portraits` on Apache Beam, for collections too large for one host."""
+"""The preparation of `wikiart_portraits` on Apache Beam, for data sets too large for one host."""
 
 from collections.abc import Iterator
 import os
@@ -11,12 +11,12 @@ from input_pipeline import preparation, split_plan
 from input_pipeline.image_dataset import SPLITS, ImageDataset, open_dataset
 from input_pipeline.wikiart_portraits import WikiartPortraits, write_report
 
-# Position in the collection and what became of the image.
+# Position in the data set, and the prepared image.
 _Item = tuple[int, preparation.Prepared]
 
 
 class _Prepare(beam.DoFn):
-  """Prepares images by their positions; each worker opens the collection once."""
+  """Prepares images by their positions; each worker opens the data set once."""
 
   def __init__(self, location: str, genre: str, settings: preparation.Settings):
     self._location, self._genre, self._settings = location, genre, settings

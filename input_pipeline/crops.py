@@ -19,7 +19,7 @@ def crop_box(kind: str, size: tuple[int, int], head: Head, min_side: int = 1) ->
   Args:
     kind: 'top' for what `images.square` takes with that name: the short side, from the top, in
       the centre of the width; 'shoulders', 'head' and 'aside' for the surroundings of the head,
-      in the last one not in the middle.
+      which is off centre in the last one.
     size: width and height of the picture, in pixels.
     head: in the picture.
     min_side: of the crop, in pixels, as far as the picture is that large.

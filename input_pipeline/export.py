@@ -23,7 +23,7 @@ def export(
   """Writes every image with a mask of its own.
 
   Args:
-    portraits: images.
+    portraits: image data set.
     output: folder; its subfolders images, masks and masked are made.
     resolution: side in pixels.
     mask_preset: see `masks.random_mask`.

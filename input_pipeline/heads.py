@@ -1,4 +1,4 @@
-"""Where the head of a figure is that was cut out of its background."""
+"""Finds the head of a figure that was cut out of its background."""
 
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def _silhouette(alpha: np.ndarray) -> np.ndarray:
 
 
 def _place_penalty(silhouette: np.ndarray) -> np.ndarray:
-  """How unlikely a head's centre is at each pixel."""
+  """Penalty on a head's centre at each pixel."""
   height, width = silhouette.shape
   rows, columns = np.nonzero(silhouette)
   y, x = np.mgrid[:height, :width]
@@ -77,7 +77,7 @@ def _place_penalty(silhouette: np.ndarray) -> np.ndarray:
 
 
 def _fit(silhouette: np.ndarray, radius: float) -> np.ndarray:
-  """How well a head of a radius fits at each pixel, 1 at best."""
+  """Score of a head of a given radius at each pixel, at most 1."""
   margin = int(np.ceil(_RING_END * radius))
   y, x = np.mgrid[-margin:margin + 1, -margin:margin + 1]
   distance = np.hypot(x, y / _ELONGATION) / radius

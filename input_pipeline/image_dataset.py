@@ -1,4 +1,4 @@
-"""Collections of images, whatever they are stored in, and their splits."""
+"""Image data sets in any kind of storage, and their splits."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -134,7 +134,7 @@ def draw_splits(count: int, seed: int, with_test: bool = True) -> dict[str, Sequ
 
 
 def open_dataset(data_dir: str, genre: str = '') -> ImageDataset:
-  """Opens a collection of images after finding out what it is.
+  """Opens an image data set after detecting its kind.
 
   Args:
     data_dir: a folder of images, searched recursively; a zip archive of them; a folder
@@ -142,7 +142,7 @@ def open_dataset(data_dir: str, genre: str = '') -> ImageDataset:
       as of huggan/wikiart, a folder or a file; a TensorFlow data set; or 'samples'
       for the portraits that come with the project (a folder of your own with that
       name: './samples').
-    genre: name or number of the genre to take where the collection has genres (the
+    genre: name or number of the genre to take where the data set has genres (the
       tables and the shards), '' for all.
 
   Returns:

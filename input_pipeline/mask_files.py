@@ -18,7 +18,7 @@ ORDERS = ('auto', 'stem', 'cycle')
 
 
 class Requests(NamedTuple):
-  """What the masks of n examples are chosen by; int64 [n] each, seeds uint64.
+  """Requests for the masks of n examples; int64 [n] each, seeds uint64.
 
   Attributes:
     seed: of a random mask.
@@ -57,7 +57,7 @@ class MaskFiles:
       stems: returns the names of the images without their endings; called where they
         matter. The masks of `a/b` are `b.png`, or `b_0.png`, `b_1.png` and so on.
       order: 'stem' for a mask for every image by its name; 'cycle' for all masks in
-        turn, in an order drawn with the seed, whatever their names; 'auto' for the
+        turn, in an order shuffled by the seed, whatever their names; 'auto' for the
         first if all images have masks of their own and for the second if none has.
       seed: of that order.
 

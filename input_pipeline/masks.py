@@ -5,9 +5,9 @@ MAT (Li et al., CVPR 2022, arXiv 2203.15270): a few boxes, which may hang over t
 edge, and a few thick zigzag strokes. The preset `large` fills 40 % of an image on
 average, `small` 22 %.
 
-Masks are made many at a time: the random numbers of all of them go through the same
-few NumPy calls, and OpenCV draws a stroke at once with the interpreter lock released,
-so that Python does not bound how many masks the cores of a host make.
+Masks are generated in batches: the random numbers of all of them go through the same
+few NumPy calls, and OpenCV draws a whole stroke with the interpreter lock released,
+so that Python does not limit the throughput of a host of many cores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def random_mask(
     preset: str,
     hole_range: tuple[float, float] = (0.0, 1.0),
 ) -> np.ndarray:
-  """RandomInputs the random mask that belongs to a seed; see `fill_random_masks`.
+  """Generates the random mask of a seed; see `fill_random_masks`.
 
   Args:
     seed: any integer; taken modulo 2**64. Equal arguments give equal masks.
@@ -81,7 +81,7 @@ def fill_random_masks(
     preset: str,
     hole_range: tuple[float, float] = (0.0, 1.0),
 ) -> None:
-  """RandomInputs the random masks that belong to seeds, each whatever the others are.
+  """Generates the random masks of seeds, each independent of the others.
 
   The numbers of shapes are the published ones of 256 x 256 up to that resolution
   and of 512 x 512 above it. Sizes grow with the resolution, but the brush is as
@@ -183,7 +183,7 @@ def _boxes(numbers: np.ndarray, resolution: int, max_side: int) -> list[list[lis
 def _strokes(
     rngs: Sequence[np.random.Generator], resolution: int, limit: int
 ) -> tuple[np.ndarray, list[list[int]], list[list[int]]]:
-  """RandomInputs the brush strokes of masks, fewer than `limit` each.
+  """Samples the brush strokes of masks, fewer than `limit` each.
 
   Returns:
     Zigzag walks as (x, y) in 1/2**_SHIFT pixels, int32 [n, limit - 1, _MAX_VERTICES, 2];

@@ -25,7 +25,7 @@ from input_pipeline.stream import (
 from mat_jax.errors import UserError
 from mat_jax.runtime import images
 
-# Keep the random numbers of training and of evaluation apart for equal seeds.
+# Different random numbers for training and evaluation with equal seeds.
 _TRAINING, _EVALUATION = 0, 1
 
 
@@ -48,10 +48,10 @@ def training_batches(
   Every image comes once per epoch, in an order of its own for each epoch; batches
   run across the ends of epochs. The stream does not depend on the numbers of
   processes and threads, and starting anywhere in it takes the same short time. The
-  next image that can be read stands in for one that cannot.
+  next readable image replaces one that cannot be read.
 
   Args:
-    portraits: images.
+    portraits: image data set.
     masks: of the same resolution; see `mask_files`.
     resolution: side of the squares in pixels.
     batch_size: images in a global batch, over all processes.
@@ -96,11 +96,11 @@ def evaluation_batches(
 
   Image i with its j-th mask is the same in every run with the same seed, whatever
   the batch size and the number of processes. All processes yield equally many
-  batches of equal size; what is missing at the end is filled up with blank images
+  batches of equal size; the last ones are padded with blank images
   (0) and masks without a hole (1).
 
   Args:
-    portraits: images.
+    portraits: image data set.
     masks: of the same resolution; see `mask_files`.
     resolution: side of the squares in pixels.
     batch_size: examples in a global batch, over all processes.
@@ -132,7 +132,7 @@ def evaluation_batches(
 
 @dataclasses.dataclass
 class _Batches:
-  """What the makers of batches share; see `training_batches` for the fields."""
+  """Base class of the makers of batches; see `training_batches` for the fields."""
 
   portraits: ImageDataset
   masks: Masks

@@ -1,6 +1,6 @@
-"""What preparation does to an image.
+"""The preparation of an image: resizing, backgrounds, crops, JPEG encoding.
 
-Nothing here knows TFDS or Beam; `split_plan` decides what becomes of the images, and
+This module does not depend on TFDS or Beam; `split_plan` decides which images are kept, and
 `wikiart_portraits` writes the results.
 """
 
@@ -20,7 +20,7 @@ from input_pipeline.image_dataset import ImageDataset
 from mat_jax.runtime import images
 
 TRANSPARENCIES = ('white', 'muted')
-# A picture longer than that is no portrait, and its resized form might not fit memory.
+# A picture longer than that is no portrait, and might not fit into memory after resizing.
 _MAX_ASPECT_RATIO = 16
 # How many times larger than the result a picture with transparency is laid on its background.
 _MAX_SHRINKING = 4
@@ -29,7 +29,7 @@ _MAX_ENLARGEMENT = 1.25  # of a crop around the head
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How images are prepared and split.
+  """Settings of preparation and splits.
 
   Attributes:
     resolution: length of the short side, in pixels.
@@ -38,7 +38,7 @@ class Settings:
     crops: kinds of squares that are cut, see `crops.crop_box`; none for the whole picture.
     near_duplicates: largest distance of pictures that are kept on one side of the split, see
       `near_duplicates.groups`; -1 for none.
-    held_out: names of the test split, see `name_lists.matches`; without any it is drawn.
+    held_out: names of the test split, see `name_lists.matches`; without any it is random.
     leave_out: names of pictures that are not read, unless they are held out.
     credits: who made the pictures, for the report.
     split_seed: see `ImageDataset.split`.
@@ -59,7 +59,7 @@ class Prepared:
   """An image after preparation.
 
   Attributes:
-    name: relative to its collection.
+    name: relative to its data set.
     digest: of its resized pixels; '' for a broken one and for one that is left out.
     problem: what is wrong with a broken one, else ''.
     fingerprint: see `near_duplicates.fingerprint`; None where it is not asked for.
@@ -87,7 +87,7 @@ def prepare_image(portraits: ImageDataset, position: int, settings: Settings) ->
   """Reads an image, resizes its short side and encodes it as JPEG without subsampling.
 
   Args:
-    portraits: the collection.
+    portraits: image data set.
     position: of the image.
     settings: how.
   """
@@ -173,6 +173,6 @@ def _encode(image: Image.Image, quality: int) -> bytes:
 
 
 def prepare_images(portraits: ImageDataset, settings: Settings) -> Iterator[Prepared]:
-  """All images of a collection after preparation, in order, on all cores."""
+  """All images of a data set after preparation, in order, on all cores."""
   return in_order(
       lambda position: prepare_image(portraits, position, settings), range(len(portraits)))

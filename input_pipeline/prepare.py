@@ -1,4 +1,4 @@
-"""Resizes a collection of images once and stores it in shards, which train faster.
+"""Resizes an image data set once and stores it in shards, which are read faster.
 
   python -m input_pipeline.prepare --data_dir=portrait_faces.zip --output=data/portraits
 
@@ -44,7 +44,7 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
     UserError: nothing to read, too little of it, something in the folder already, no Beam,
       settings that do not exist or that name no picture.
   """
-  # All errors of the user's come before anything is made.
+  # All user errors are raised before anything is written.
   _check(config.settings, open_dataset(data_dir, config.genre))
   # Workers may have another current folder; 'samples' is a name, not a path.
   config = dataclasses.replace(config, portraits_dir=data_dir if data_dir == SAMPLES else (
@@ -155,8 +155,9 @@ if __name__ == '__main__':
                       'a muted colour of their own palette.')
   flags.DEFINE_list('crops', [], 'Squares to cut instead of keeping the whole picture: top, '
                     'shoulders, head, aside. Validation and test get the first one only.')
-  flags.DEFINE_integer('near_duplicates', None, 'Keep pictures whose perceptual hashes differ in at '
-                       'most so many of 256 bits in one split; 72 finds versions of a picture.', 0)
+  flags.DEFINE_integer('near_duplicates', None, 'Keep pictures whose perceptual hashes differ in '
+                       'at most so many of 256 bits in one split; 72 finds versions of a picture.',
+                       0)
   flags.DEFINE_string('held_out', None, 'File with a name on each line: the test split.')
   flags.DEFINE_string('leave_out', None, 'File with a name on each line: not used.')
   flags.DEFINE_string('credits', None, 'CSV file with columns file, artist, license, for the '

@@ -1,4 +1,4 @@
-"""What preparation keeps of a collection, and in which split."""
+"""Which images of a data set preparation keeps, and in which split."""
 
 import bisect
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _Pairs = list[tuple[str, str]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What becomes of the images of a collection.
+  """What happens to the images of a data set.
 
   Attributes:
-    splits: split -> positions of its images in the collection, in order.
+    splits: split -> positions of its images in the data set, in order.
     starts: split -> number of the first record of each of these images, and the number of all.
     broken: name and problem of those left out.
     duplicates: names of those left out, and of the ones that they repeat.
@@ -67,7 +67,7 @@ def plan(prepared: Sequence[Prepared], settings: Settings) -> Plan:
   duplicates are in one split. Training gets all crops of an image, validation and test the first.
 
   Args:
-    prepared: all images of a collection in order; their data do not matter.
+    prepared: all images of a data set in order; their data do not matter.
     settings: how.
 
   Returns:
@@ -137,7 +137,7 @@ def _apart(
 
 def _draw(
     groups: list[list[int]], test: list[int], settings: Settings) -> dict[str, list[int]] | None:
-  """RandomInputs the splits; None if one would be empty."""
+  """Chooses the splits at random; None if one would be empty."""
   drawn = SPLITS[:2] if settings.held_out else SPLITS
   if len(groups) < len(drawn) or settings.held_out and not test:
     return None

@@ -28,10 +28,10 @@ _MAX_UNREADABLE = 0.01
 
 
 class Stream(Iterator[Batch]):
-  """An iterator over batches that keeps account of unreadable images.
+  """An iterator over batches that counts unreadable images.
 
   Attributes:
-    unreadable: the images that the batches so far could not have.
+    unreadable: the images that could not be read so far.
   """
 
   def __init__(
@@ -90,7 +90,7 @@ class Stream(Iterator[Batch]):
 
 
 def is_too_many(unreadable: int, num_images: int) -> bool:
-  """Whether so many unreadable images are more than an accident."""
+  """Whether there are too many unreadable images."""
   return unreadable > _MAX_UNREADABLE * num_images
 
 

@@ -1,6 +1,6 @@
 """The TensorFlow data set `wikiart_portraits`: images resized once, in shards and splits.
 
-`python -m input_pipeline.prepare` builds it from any collection that can be trained on.
+`python -m input_pipeline.prepare` builds it from any supported data set.
 TFDS's own command builds it too:
 
   tfds build input_pipeline/wikiart_portraits.py --manual_dir=PORTRAITS --data_dir=OUTPUT
@@ -25,7 +25,7 @@ REPORT = 'report.json'
 
 @dataclasses.dataclass(eq=False)
 class PortraitsConfig(tfds.core.BuilderConfig):
-  """How the images are prepared.
+  """Settings of the preparation.
 
   Attributes:
     settings: what is done to them.
@@ -38,7 +38,7 @@ class PortraitsConfig(tfds.core.BuilderConfig):
 
 
 class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
-  """Painted portraits, or the images of any other collection."""
+  """Painted portraits, or the images of any other data set."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
@@ -71,7 +71,7 @@ class WikiartPortraits(tfds.core.GeneratorBasedBuilder):
             transparency=settings.transparency, crops=list(settings.crops)))
 
   def open_source(self, dl_manager: tfds.download.DownloadManager) -> ImageDataset:
-    """Opens the collection that the data set is made from."""
+    """Opens the source of the data set."""
     location = self.builder_config.portraits_dir or str(dl_manager.manual_dir)
     return open_dataset(location, self.builder_config.genre)
 

@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one sentence.
+"""User errors: mistakes in the input, reported in one sentence.
 
 A `UserError` is a wrong path, field, file or shape: its message names the thing
 and what to do about it. Command lines print it without a traceback and exit

@@ -1,1 +1,1 @@
-"""Programs compiled for TPUs and GPUs that need not be there."""
+"""Benchmarks by ahead-of-time compilation for TPUs and GPUs that need not be there."""

@@ -1,4 +1,4 @@
-"""Compiles the training step for NVIDIA cards that are not there, and says what it will need.
+"""Compiles the training step for NVIDIA cards that need not be there, and reports its needs.
 
   python -m benchmarks.compiled.gpu_aot --target=h100
   python -m benchmarks.compiled.gpu_aot --target=a100 --remat --batch=32 --devices=1 --devices=4
@@ -37,7 +37,7 @@ _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.', fla
 _DTYPE = flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16'),
                            'Of activations; by default bfloat16, on a T4 float32.',
     flag_values=_FLAGS)
-_REMAT = flags.DEFINE_bool('remat', False, 'Computes activations again in the backward pass.',
+_REMAT = flags.DEFINE_bool('remat', False, 'Recomputes activations in the backward pass.',
     flag_values=_FLAGS)
 _BATCH = flags.DEFINE_integer('batch', None, 'Images per card instead of a search.',
     flag_values=_FLAGS)
@@ -124,7 +124,7 @@ def report_convolutions(kernels: list[Kernel]) -> dict[str, int]:
 
 def report_program(target: Target, case: Case, program: Program,
                    devices: int) -> dict[str, object]:
-  """What a compiled step consists of, per card."""
+  """The figures of a compiled step, per card."""
   images = case.batch_size // devices
   settings = program.made.settings
   kernels = gpu_hlo.kernels(program.text, 1 / settings.r1_interval)
@@ -157,7 +157,7 @@ def batches_of_cards(known: dict[int, int], reserve: float) -> dict[str, int]:
 
 
 def search(target: Target, case: Case, budget: int) -> tuple[int, dict[int, int], Program]:
-  """The largest batch of one card, batch -> bytes of all that were tried, and its program."""
+  """The largest batch of one card, batch -> bytes of all that were tried, and its compiled step."""
   programs: dict[int, Program] = {}
 
   def peak(batch: int) -> int:
@@ -193,7 +193,7 @@ bound: workspaces of cuDNN come on top
   operations  {flop['compiled']:.2f} TFLOP, the analytic count is {flop['analytic']:.2f}
   traffic     {report['gb_moved']:.1f} GB, of it transposed or copied maps \
 {report['gb_transposed_or_copied']:.1f}
-  bounds      {bounds['products_at_peak']:.2f} s/kimg with all products at NVIDIA's peak, \
+  bounds      {bounds['products_at_peak']:.2f} s/kimg with all convolutions at NVIDIA's peak, \
 {bounds['kernels_at_limits']:.2f} with each kernel at its own limit; neither is a measurement
   collectives {collectives}; one copy of the gradients {report['gradient_bytes'] / 1e6:.1f} MB'''
 

@@ -1,4 +1,4 @@
-"""Kernels of a program compiled for an NVIDIA card, read from its HLO text.
+"""Kernels of a function compiled for an NVIDIA card, read from its HLO text.
 
 `kernels` lists what is launched, each with its operations and the bytes of its operands and
 results, as far as the text tells: a kernel that reads a part of an operand counts as if it
@@ -35,10 +35,10 @@ class Kernel:
   Attributes:
     opcode: e.g. 'fusion'.
     target: of a custom call, or ''.
-    op_name: where in the JAX program it comes from, or ''.
+    op_name: where in the JAX function it comes from, or ''.
     times: launches in a step on average.
-    dtype: HLO dtype of the operands of its products; that of its result without any.
-    flops: of its products.
+    dtype: HLO dtype of the operands of its dots and convolutions; of its result without any.
+    flops: of its dots and convolutions.
     bytes: of operands and results.
     moved: bytes of the maps (from 1 MiB) that it transposes or copies.
     own_convolution: whether it is or contains a convolution outside of cuDNN.
@@ -89,7 +89,7 @@ class _Module:
         waiting += [(name, times * factor) for name, factor in _inner(instruction, rare)]
 
   def products(self, instruction: Instruction) -> Iterator[Instruction]:
-    """The matrix products and convolutions of a kernel."""
+    """The dots and convolutions of a kernel."""
     if instruction.opcode in ('dot', 'convolution', 'custom-call'):
       yield instruction
     elif instruction.opcode == 'fusion':
@@ -127,7 +127,7 @@ def _target(instruction: Instruction) -> str:
 
 
 def _flops(product: Instruction, operands: list[Instruction]) -> int:
-  """Operations of a convolution or matrix product; those with zeros of padding count."""
+  """Operations of a convolution or dot; those with zeros of padding count."""
   if labels := _LABELS.search(product.rest):
     kind = _target(product)
     kernel = product if 'BackwardFilter' in kind else operands[1]
@@ -147,11 +147,11 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
   """The launches of a step.
 
   Args:
-    text: HLO of the compiled program.
+    text: HLO of the compiled step.
     rare: share of the steps in which the branches of its conditions run: 1 / interval of R1.
 
   Returns:
-    One entry for each kernel of the program.
+    One entry for each kernel of the step.
   """
   module, found = _Module(text), []
   for instruction, times in module.executed(rare):
@@ -172,7 +172,7 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
 
 
 def seconds(launched: list[Kernel], peaks: dict[str, float], bandwidth: float) -> float:
-  """A step at the speed of light: every kernel at its peak or its bandwidth, no gaps.
+  """Lower bound on the seconds of a step: every kernel at its peak or its bandwidth, no gaps.
 
   Args:
     launched: see `kernels`.

@@ -1,12 +1,12 @@
-"""What training costs on 8 to 1,024 chips, by arithmetic from figures of one chip.
+"""Estimates of training on 8 to 1,024 chips from figures of one chip.
 
   python -m benchmarks.compiled.scaling
   python -m benchmarks.compiled.scaling --cluster=v4 --seconds_per_kimg=256:10.7,512:20
 
 prints the tables of docs/scaling.md. --seconds_per_kimg are those of one chip, roofline or
-measured (`benchmarks.compiled.tpu_aot`, `benchmarks.measured.device`). Parameters are counted in the networks of
-configs/base.py. The last line is JSON: a row for each resolution and number of chips, and what
-breaks first. Nothing is run.
+measured (`benchmarks.compiled.tpu_aot`, `benchmarks.measured.device`). Parameters are counted in
+the networks of configs/base.py. The last line is JSON: a row for each resolution and number of
+chips, and what limits scaling first. Nothing is run.
 """
 
 from collections.abc import Iterable
@@ -101,7 +101,7 @@ def reduce_seconds(size: float, chips: int, cluster: Cluster) -> float:
 def row(workload: Workload, chips: int, cluster: Cluster) -> dict[str, float]:
   """The costs of a number of chips, every one with the workload's batch.
 
-  The all-reduce is taken to overlap with nothing, which is the worst case.
+  The all-reduce is assumed not to overlap with computation, which is the worst case.
   """
   compute = workload.seconds_per_kimg * workload.batch / 1000
   reduce = reduce_seconds(workload.reduced_bytes, chips, cluster)
@@ -131,7 +131,7 @@ def cores(workload: Workload, cluster: Cluster) -> int:
 
 
 def most_chips(batch: int) -> int:
-  """Chips that can share a global batch so that only gradients move between them.
+  """Chips that can share a global batch with only gradients to communicate.
 
   A chip needs a whole group of the minibatch standard deviation.
   """

@@ -1,17 +1,16 @@
-"""Compiles networks and training step for TPUs that are not there, and says what they cost.
+"""Compiles networks and training step for TPUs that need not be there, and reports their costs.
 
   python -m benchmarks.compiled.tpu_aot --topology=v5e:2x2
   python -m benchmarks.compiled.tpu_aot --programs=step --resolution=512 --batch_size=4 --remat
 
 libtpu (`pip install 'mat-jax[tpu]'`) compiles without a TPU. Without --resolution it is 256 px
-with 8 and 512 px with 4 images per chip. Printed for every program, per chip:
+with 8 and 512 px with 4 images per chip. Printed for every compiled function, per chip:
 
 - memory: arguments, results that are not donated arguments, and temporary arrays;
 - operations against those that the mathematics needs (`benchmarks.analytic`), and bytes that
   instructions read and write, by XLA's count;
-- the roofline: seconds and seconds per thousand images that these take at the chip's peaks. No
-  program is faster, and real ones are slower. Of a step it is the step without R1 plus
-  1/16 of R1, as often as R1 is computed;
+- the roofline: seconds and seconds per thousand images that these take at the chip's peaks, a
+  lower bound. Of a step it is the step without R1 plus 1/16 of R1, as often as R1 is computed;
 - collectives by kind, with their bytes against one copy of the gradients;
 - convolutions of float32 operands outside of R1, and seconds to compile.
 
@@ -52,13 +51,13 @@ _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of act
     flag_values=_FLAGS)
 _IMPLEMENTATIONS = flags.DEFINE_enum('implementations', 'tpu', ['cpu', 'gpu', 'tpu'],
                                   'Those of the heavy operations.', flag_values=_FLAGS)
-_REMAT = flags.DEFINE_bool('remat', False, 'Implementation activations again in the backward pass.',
+_REMAT = flags.DEFINE_bool('remat', False, 'Recomputes activations in the backward pass.',
     flag_values=_FLAGS)
 _MICROBATCH = flags.DEFINE_integer('microbatch', None, 'Images per chip at a time.',
     flag_values=_FLAGS)
 _LEVEL = flags.DEFINE_string('optimization_level', 'O1', "XLA's effort: O0 to O3, UNKNOWN for "
                              'its default, which takes many times longer.', flag_values=_FLAGS)
-_HLO = flags.DEFINE_string('hlo', '', 'Folder for the text of the compiled programs.',
+_HLO = flags.DEFINE_string('hlo', '', 'Folder for the HLO text of the compiled functions.',
     flag_values=_FLAGS)
 
 # libtpu's names for some slice of each kind, and for a chip whose cores are one device.
@@ -71,7 +70,7 @@ _SECONDS_GOALS = {('v5e', 256): 12.5}  # per thousand images
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a program does on one chip, and what the mathematics needs."""
+  """Operations and bytes of a function on one chip, and operations of the mathematics."""
 
   flops: float
   accessed: float
@@ -87,7 +86,7 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """A compiled program: its cost, bytes of memory, text, and seconds to compile."""
+  """A compiled function: its cost, bytes of memory, HLO text, and seconds to compile."""
 
   cost: Cost
   memory: dict[str, int]
@@ -128,7 +127,7 @@ def open_topology(name: str) -> tuple[Peak, Sequence[jax.Device]]:
 
 
 def compile_program(program: abstract_step.Program, needed: float, name: str) -> Compiled:
-  """Compiles a program.
+  """Compiles a function.
 
   Args:
     program: function and shapes with shardings.
@@ -164,7 +163,7 @@ def summarize(cost: Cost, compiled: Compiled, chip: Peak, images: int) -> dict[s
 
 
 def float32_convolutions(text: str) -> list[str]:
-  """Where in the program convolutions of float32 operands come from, outside of R1."""
+  """Origins of the convolutions of float32 operands outside of R1."""
   return sorted(product.op_name or '(unknown)' for product in hlo_text.products(text)
                 if product.is_convolution and 'f32' in product.dtypes
                 and 'Dreg' not in product.op_name)
@@ -176,7 +175,7 @@ def compile_step(made: abstract_step.AbstractStep, exact: abstract_step.Abstract
 
   Args:
     made: the step.
-    exact: its mathematics: for one chip, without remat, in plain forms.
+    exact: its mathematics: for one chip, without remat, with portable implementations.
     chip: that it is for.
     images: on each chip.
     name: of the step.
@@ -188,7 +187,7 @@ def compile_step(made: abstract_step.AbstractStep, exact: abstract_step.Abstract
   main, regularizer = needed(exact.main_step()), needed(exact.regularizer())
   step = compile_program(made.step(), main + regularizer, name)
   r1 = compile_program(made.regularizer(), regularizer, f'{name}-r1')
-  # XLA counts the branch of the condition that has R1.
+  # XLA counts the branch of the `lax.cond` that has R1.
   cost = step.cost + r1.cost * (1 / made.settings.r1_interval - 1)
   found = summarize(cost, step, chip, images)
   reduced = found['collectives'].get('all-reduce', {'bytes': 0})['bytes']
@@ -221,7 +220,7 @@ def show(title: str, found: dict[str, Any], chip: Peak) -> None:
   print(f'  operations  {found["tflop"]:.2f} TFLOP, {found["flops_ratio"]:.3f} times the '
         f'{found["analytic_tflop"]:.2f} needed')
   print(f'  accessed    {found["gigabytes_accessed"]:.1f} GB')
-  print(f'  roofline    {found["roofline_ms"]:.1f} ms ({found["compute_ms"]:.1f} of products), '
+  print(f'  roofline    {found["roofline_ms"]:.1f} ms ({found["compute_ms"]:.1f} of compute), '
         f'{found["s_per_kimg"]:.2f} s/kimg per chip')
   for kind, entry in found['collectives'].items():
     print(f'  {kind:10}  {entry["bytes"] / 1e6:.2f} MB in {entry["count"]}')
@@ -236,7 +235,7 @@ def show(title: str, found: dict[str, Any], chip: Peak) -> None:
 
 def run(resolution: int, images: int, chip: Peak, devices: Sequence[jax.Device],
         seconds_goal: float | None) -> dict[str, Any]:
-  """Compiles and shows the programs of one resolution.
+  """Compiles the functions of one resolution and shows their figures.
 
   Args:
     resolution: side of the images.
@@ -246,7 +245,7 @@ def run(resolution: int, images: int, chip: Peak, devices: Sequence[jax.Device],
     seconds_goal: most seconds per thousand images on each chip, if there is a goal.
 
   Returns:
-    Program -> figures.
+    Name of the function -> figures.
   """
   microbatch = _MICROBATCH.value and _MICROBATCH.value * len(devices)
   case = abstract_step.Case(

@@ -1,4 +1,4 @@
-"""What augmentation costs: the transforms of a batch and their gradient.
+"""Times augmentation: the transforms of a batch and their gradient.
 
   python -m benchmarks.measured.augmentation
 
@@ -20,7 +20,7 @@ from mat_jax.training import augment
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Examples.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Measurements of each program.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Measurements of each function.')
 
 
 def measure(function: Callable[..., jax.Array], *arguments: object) -> float:

@@ -1,11 +1,11 @@
-"""What checkpoints cost a run: the same steps with and without saving, in turn.
+"""Measures the cost of checkpoints: the same steps with and without saving, in turn.
 
   python -m benchmarks.measured.checkpoints
 
 trains the demo's model (configs/demo.py) for a few hundred steps, as `make demo` does, with a
-save at every tick of 30 steps. The last line is JSON: milliseconds that `save` keeps the loop
-waiting, the share of the time of the steps between two saves, and by how much a tick with a
-save took longer than one without. Lower is better.
+save at every tick of 30 steps. The last line is JSON: milliseconds that `save` blocks the loop,
+their share of the time between two saves, and by how much a tick with a save took longer than one
+without. Lower is better.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""How long programs take to compile, cold and from the cache on disk.
+"""Times compilation, cold and from the compilation cache on disk.
 
   python -m benchmarks.measured.compile_time
 
-Each program is made ready twice, each time in a new process, with a cache folder of its own that
+Each function is compiled twice, each time in a new process, with a cache folder of its own that
 is empty the first time: the training step of configs/base.py (256 px, R1 and VGG16 included), the
 step of configs/demo.py, the fresh weights of both, and the full generator at batch 1. Nothing is
-run. The last line is JSON: for each program, cold and cached, seconds of the wall clock and of
-all cores to trace, lower and compile it, and the size of what the cache keeps. Lower is better.
+run. The last line is JSON: for each function, cold and cached, seconds of the wall clock and of
+all cores to trace, lower and compile it, and the size of its cache entry. Lower is better.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 _NAMES = flags.DEFINE_list('programs', list(_PROGRAMS), 'Which of them.', flag_values=_FLAGS)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Images of the step of configs/base.py.',
     flag_values=_FLAGS)
-_MEASURE = flags.DEFINE_string('measure', None, 'Measures this program here; used internally.',
+_MEASURE = flags.DEFINE_string('measure', None, 'Measures this function here; used internally.',
     flag_values=_FLAGS)
 _FOLDER = flags.DEFINE_string('folder', None, 'Its cache folder.', flag_values=_FLAGS)
 
@@ -57,7 +57,7 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
   """A jitted function as training or inpainting makes it, and the shapes of its arguments.
 
   Args:
-    name: one of the programs.
+    name: one of `_PROGRAMS`.
     config: see `configs/base.py`.
   """
   generator = model_config.generator_from_config(config.model, config.implementations)
@@ -83,7 +83,7 @@ def make(name: str, config: ml_collections.ConfigDict) -> Program:
 
 
 def measure(program: Program) -> dict[str, float]:
-  """Seconds of the wall clock and of all cores to make a program ready."""
+  """Seconds of the wall clock and of all cores to trace, lower and compile a function."""
   function, arguments = program
   begun, begun_cpu = time.perf_counter(), time.process_time()
   if isinstance(function, aot.AotFunction):
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
     return
   unknown = sorted(set(_NAMES.value) - set(_PROGRAMS))
   if unknown:
-    raise UserError(f'there is no program {unknown[0]}; choose among {", ".join(_PROGRAMS)}')
+    raise UserError(f'--programs has {unknown[0]!r}; choose among {", ".join(_PROGRAMS)}')
   found = {}
   for name in _NAMES.value:
     with tempfile.TemporaryDirectory() as folder:

@@ -1,18 +1,19 @@
-"""Training and inference on whatever devices JAX finds: a figure to report, with one command.
+"""Times training and inference on the devices that JAX finds.
 
   python -m benchmarks.measured.device
   python -m benchmarks.measured.device --resolution=512 --dtype=bfloat16 --remat --batch_sizes=8,16
 
 The networks of configs/base.py train on synthetic images, all devices of the process sharing the
 batch, which is doubled until the memory or --seconds do not suffice. Steps with and without R1
-are timed apart, each to its end, after a first one; seconds per step are their medians in the
-proportion of training, 1 to 15. MFU is the operations that the mathematics needs
-(`benchmarks.analytic`) over what the devices could do in that time. Memory is the largest of a
-device so far, without statistics of the device that of the process. Then the generator alone
+are timed separately, each until it is done, after a warm-up step; seconds per step are their
+medians weighted as in training, 1 to 15. MFU is the operations that the mathematics needs
+(`benchmarks.analytic`) over what the devices could do in that time. Memory is the peak of the
+fullest device, or of the process if the device has no statistics. Then the generator alone
 completes images. The last line is JSON; higher images/s are better.
 
-Most of the time goes into compiling, which takes a core or two and hardly the device. So several
-cases can be compiled side by side into JAX's cache, and timed in turn by processes of their own:
+Most of the time is spent on compiling, which needs a core or two and hardly the device. So several
+cases can be compiled concurrently into JAX's compilation cache, and timed in turn by processes of
+their own:
 
   export JAX_COMPILATION_CACHE_DIR=programs XLA_PYTHON_CLIENT_PREALLOCATE=false
   for size in 8 16 32; do
@@ -56,7 +57,7 @@ _DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float32, or auto: bfloa
     flag_values=_FLAGS)
 _IMPLEMENTATIONS = flags.DEFINE_string('implementations', 'auto', 'See configs/base.py.',
     flag_values=_FLAGS)
-_REMAT = flags.DEFINE_bool('remat', False, 'Blocks compute their activations again.',
+_REMAT = flags.DEFINE_bool('remat', False, 'Recomputes activations in the backward pass.',
     flag_values=_FLAGS)
 _BATCH_SIZES = flags.DEFINE_list(
     'batch_sizes', None,
@@ -81,7 +82,7 @@ _KERNELS = flags.DEFINE_string('kernels', None,
     flag_values=_FLAGS)
 
 
-# Making the programs of a case traces the networks.
+# Building the functions of a case traces the networks.
 _make = functools.lru_cache(maxsize=2)(abstract_step.make)
 
 
@@ -155,7 +156,7 @@ def peak_memory() -> int:
 
 
 def filled(shapes: Tree) -> Tree:
-  """Arrays of small normal draws in place of shapes, where they are said to be."""
+  """Arrays of small normal samples for shapes, with their shardings."""
   rng = np.random.default_rng(0)
 
   def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:

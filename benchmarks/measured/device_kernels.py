@@ -1,4 +1,4 @@
-"""The kernels that a program spends a device's time on, measured by JAX's profiler."""
+"""The kernels that a compiled function spends its time on, measured by JAX's profiler."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -41,7 +41,7 @@ def record(function: Callable[[], Any]) -> tuple[list[Event], list[Row]]:
   """Calls a function some times.
 
   Args:
-    function: runs a compiled program.
+    function: calls a compiled function.
 
   Returns:
     What ran on the devices, and the lines of the profile with the number of their events.
@@ -71,10 +71,10 @@ def _events(plane: Any) -> Iterator[Event]:
 
 
 def summary(events: list[Event], text: str, calls: int = _CALLS) -> Row:
-  """Where the time went.
+  """Summarises the time by kernel, kind and phase.
 
   Args:
-    events: of some calls of one program.
+    events: of some calls of one compiled function.
     text: its HLO (`compiled.as_text()`).
     calls: their number.
 
@@ -121,11 +121,11 @@ def _phase(op_name: str) -> str:
 
 
 def write(path: str, function: Callable[[], Any], text: str) -> None:
-  """Writes the `summary` of a program as JSON.
+  """Writes the `summary` of a compiled function as JSON.
 
   Args:
     path: file to write.
-    function: runs the program.
+    function: calls it.
     text: its HLO.
   """
   events, lines = record(function)

@@ -79,5 +79,5 @@ def inputs(case, batch, resolution):
 
 
 def keep_mask(case, stage, shape):
-  """Style-mixing keep map of a stage: 0/1 float32, each 1 with probability 1/2."""
+  """Keep mask of a stage: 0/1 float32, each 1 with probability 1/2."""
   return (uniform(f'{case}/keep/{stage}', shape) < 0.5).astype(np.float32)

@@ -1,9 +1,9 @@
-"""What the Frechet distance of two large sets of features costs, and how exact it is.
+"""Times the Frechet distance of two large sets of features, and measures its accuracy.
 
   python -m benchmarks.measured.frechet [--scipy]
 
-draws 50,000 x 2,048 correlated features twice, whose variances fall off as those of Inception
-do. The last line is JSON: seconds (lower is better), and with --scipy also those of the usual
+samples 50,000 x 2,048 correlated features twice, whose variances decay like those of Inception. The
+last line is JSON: seconds (lower is better), and with --scipy also those of the usual
 `scipy.linalg.sqrtm` of the product of the covariances, and the relative difference.
 """
 

@@ -1,12 +1,12 @@
-"""How fast the training stream is: decode, crop, flip and mask, from JPEG files.
+"""Times the training stream: decode, crop, flip and mask, from JPEG files.
 
   python -m benchmarks.measured.input_pipeline
 
 makes its data from the sample portraits in a temporary folder. The last line is JSON:
-images a second (higher is better) and CPU milliseconds an image from prepared shards and
-from folders, the same with decoding and drawing taken out (what Python, with its lock, bounds
-a host of many cores to), milliseconds a mask, the seconds that the first batch takes at
-the start and at batch 10 million, and the memory before and after `--memory_images` images.
+images per second (higher is better) and CPU milliseconds per image from prepared shards and
+from folders, the same without decoding and generating masks (the upper bound on a host of many
+cores by Python's lock), milliseconds per mask, seconds to the first batch at the start and at
+batch 10 million, and the memory before and after `--memory_images` images.
 """
 
 import json
@@ -53,7 +53,7 @@ def write_folder(folder: str, side: int) -> None:
 
 
 class _Decoded(ImageDataset):
-  """ImageDataset that are all the same and decoded already."""
+  """Images that are all the same and decoded already."""
 
   def load(self, index: int, resolution: int, *options: object) -> np.ndarray:
     return np.zeros((resolution, resolution, 3), np.uint8)

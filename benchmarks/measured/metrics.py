@@ -1,11 +1,11 @@
-"""How fast image pairs are compared: PSNR, SSIM, L1 and LPIPS (AlexNet) of 8-bit images.
+"""Times the metrics of image pairs: PSNR, SSIM, L1 and LPIPS (AlexNet) of 8-bit images.
 
   python -m benchmarks.measured.metrics
 
 compares random pairs with `eval` and, where scikit-image, torch and the PyPI package `lpips`
 are installed, with those in turn, on the same cores and to the same values. They are called
 as their documentation shows, a pair at a time, LPIPS in the batch size that is best for it;
-a third row spreads the calls of scikit-image over threads. The last line is JSON: seconds that
+a third row distributes the calls of scikit-image over threads. The last line is JSON: seconds that
 1,000 pairs take (medians; lower is better), how many times faster the total is, the largest
 relative difference of the values, and the seconds of our first batch, which compiles and is
 in no other figure.

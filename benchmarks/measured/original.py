@@ -1,11 +1,11 @@
-"""Ours beside the published PyTorch code, on the same cores, in turn.
+"""Times our implementation and the published PyTorch code, on the same cores, in turn.
 
   python -m benchmarks.measured.original --original=MAT --python=VENV/bin/python --task=training
 
 needs a clone of the repository fenglinglwb/MAT and an interpreter with torch, timm, scipy and
 requests; neither is part of this project. --task is 'inference' (one pass of the generator over
 --batch_size images) or 'training' (Gmain and Dmain with their steps of Adam, VGG19 as the
-perceptual network, ours with the moving average too). Each side is a process of its own with
+perceptual network, ours with the EMA update too). Each side is a process of its own with
 random weights; while one works the other waits. The first round, in which ours compiles, is not
 counted. The last line is JSON: median seconds of a round, how many times faster ours is (of the
 medians, and the least of any round), and the largest memory of both processes.
@@ -28,7 +28,7 @@ _TASK = flags.DEFINE_enum('task', 'inference', ['inference', 'training'], 'What 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 1, 'Images.')
 _RESOLUTION = flags.DEFINE_enum('resolution', '256', ['256', '512'], 'Side of the images.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds that count, at most 14.')
-_CACHE = flags.DEFINE_string('cache', '', 'Folder of compiled programs; none by default.')
+_CACHE = flags.DEFINE_string('cache', '', 'Folder of the compilation cache; none by default.')
 
 
 class Side:

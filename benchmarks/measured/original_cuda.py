@@ -5,7 +5,7 @@
 needs an interpreter with torch, torchvision, scipy and requests, and a clone of the repository
 fenglinglwb/MAT; neither is part of this project, of which nothing else is imported. Networks,
 loss and CUDA operators are the clone's, the loop follows its training_loop.py at the settings of
-its README: Gmain, Dmain, the moving average, R1 on its own since it is due in one step of sixteen.
+its README: Gmain, Dmain, the EMA update, and R1 separately since it is due in one step of sixteen.
 Weights and images are random. TensorFloat-32 is allowed and cuDNN tries its algorithms.
 
 Rows are measured in the order of `PLAN` until --seconds do not suffice, and the file is written
@@ -159,7 +159,7 @@ class Training:
     optimizer.step()
 
   def step(self) -> None:
-    """Gmain, Dmain and the moving average."""
+    """Gmain, Dmain and the EMA update."""
     self._phase('Gmain', self._generator, self._optimizers[0])
     self._phase('Dmain', self._discriminator, self._optimizers[1])
     beta = 0.5 ** (self._size / 10000)

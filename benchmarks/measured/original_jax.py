@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.measured.original`: does one task for every line on its standard input."""
+"""Our side of `benchmarks.measured.original`: does its task for every line on standard input."""
 
 from collections.abc import Callable
 import json

@@ -1,7 +1,8 @@
-"""The side of the published PyTorch code in `benchmarks.measured.original`; needs torch, timm, scipy.
+"""The side of the published PyTorch code in `benchmarks.measured.original`.
 
-Runs in another interpreter, takes what to do as JSON on the command line, and for every line
-on its standard input does it once and prints the seconds. Nothing of mat_jax is imported.
+Needs torch, timm and scipy. Runs in another interpreter, takes its task as JSON on the command
+line, and for every line on its standard input does it once and prints the seconds. Nothing of
+mat_jax is imported.
 """
 
 import importlib

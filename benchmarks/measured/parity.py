@@ -1,15 +1,15 @@
-"""How near the results on these devices are to those of the published implementation.
+"""Compares the results on these devices with those of the published implementation.
 
   python -m benchmarks.measured.parity
   python -m benchmarks.measured.parity --programs=const_psi05,discriminator --precisions=bfloat16
 
 Generator and discriminator at 256 px, and the gradients of the phases of a training step,
-against values that the published implementation computed in float32 on a CPU: with exact
-products of float32 ('float32'), with JAX's default ('default': TF32 on NVIDIA cards since Ampere,
-bfloat16 on a TPU), and with a network in bfloat16. A network's error is max|a - b| / max|b|;
-a gradient's that of its norm and that of its dot product with known values, both over the norm.
-'allowed' is what the tests allow in float32. Each row is printed when it is there; the last line
-is JSON.
+against values that the published implementation computed in float32 on a CPU: with full float32
+precision of matmuls and convolutions ('float32'), with JAX's default ('default': TF32 on NVIDIA
+cards since Ampere, bfloat16 on a TPU), and with a network in bfloat16. A network's error is
+max|a - b| / max|b|; a gradient's that of its norm and that of its dot product with known values,
+both over the norm. 'allowed' is what the tests allow in float32. Each row is printed when it is
+computed; the last line is JSON.
 """
 
 from collections.abc import Callable

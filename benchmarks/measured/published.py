@@ -1,4 +1,4 @@
-"""The published networks at 256 px, filled with known values, and what became of known inputs.
+"""The published networks at 256 px, filled with known values, and their results on known inputs.
 
 `tests/golden` has the results of the published implementation, computed in float32 on a CPU with
 the weights and inputs of `fill`. Its arrays are NCHW; everything here is NHWC.

@@ -73,7 +73,7 @@ def _arguments() -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-  """How far the results of a phase are off.
+  """The errors of the results of a phase.
 
   Attributes:
     norms: parameter -> relative error of its gradient's norm.
@@ -97,9 +97,9 @@ class Phase:
     function: networks -> the phase, to be compiled; gradients and metrics are its first results.
     name_of: path of a parameter, resolution -> its published name.
     losses: metric -> its published name.
-    tolerance: what a norm's error in float32 may be.
+    tolerance: largest allowed error of a norm in float32.
     ill_conditioned: parameters that may be off by 5e-2: sums over whole maps that nearly cancel.
-      Another, mathematically equal form of the convolutions moves them as much as this.
+      Another, mathematically equal implementation of the convolutions changes them as much.
   """
 
   name: str
@@ -110,11 +110,11 @@ class Phase:
   ill_conditioned: frozenset[str] = frozenset()
 
   def arguments(self) -> tuple[Any, ...]:
-    """What `function` takes."""
+    """The arguments of `function`."""
     return _arguments()
 
   def bound(self, name: str) -> float:
-    """What the error of the norm of a parameter's gradient in float32 may be."""
+    """The largest allowed error of the norm of a parameter's gradient in float32."""
     return 5e-2 if name in self.ill_conditioned else self.tolerance
 
   def errors(self, results: tuple[Any, ...]) -> Errors:

@@ -35,7 +35,8 @@ if __name__ == '__main__':
   flags.DEFINE_string('masks', '', 'Folder of masks of the same names; white is kept.')
   flags.DEFINE_string('baseline', '', "Folder of another system's results to compare with.")
   flags.DEFINE_string('others', '', 'Folder of more real images, for the ceilings of IDS.')
-  flags.DEFINE_string('features', feature_networks.AUTO, 'inception, vgg16, dinov2, clip, several joined '
+  flags.DEFINE_string('features', feature_networks.AUTO,
+                      'inception, vgg16, dinov2, clip, several joined '
                       "by commas, auto, or '' for no distances; see configs/base.py.")
   flags.DEFINE_string('lpips', 'alex+vgg', "alex, vgg, both joined by +, or ''.")
   for name in feature_networks.WITH_FILES:

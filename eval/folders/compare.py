@@ -1,4 +1,4 @@
-"""Compares a folder of results with a folder of real images, whatever system made them.
+"""Compares a folder of results of any system with a folder of real images.
 
   python -m eval.folders --real=photos --fake=results --masks=masks --output=comparison
 
@@ -64,7 +64,7 @@ def compare(options: Options) -> tuple[Record, Pairs]:
     options: folders and networks.
 
   Returns:
-    What was found, and the metrics of all pairs; systems have the names of their folders.
+    The record, and the metrics of all pairs; systems have the names of their folders.
 
   Raises:
     UserError: folders that are missing, empty or do not match, a file that cannot be read,
@@ -135,7 +135,7 @@ def _read(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> l
 
 def _warnings(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str],
               has_vgg16: bool) -> list[str]:
-  """What a reader of the numbers has to know about the images."""
+  """Notes about the images that matter for reading the numbers."""
   notes = []
   if comparison.examples[0].mask:
     grey = [one.grey for one in metadata if one.grey]
@@ -163,8 +163,8 @@ def _mask_warnings(system: str, kept: np.ndarray, hole: np.ndarray) -> list[str]
   changed = np.count_nonzero(kept)
   if changed:
     notes.append(f'{system}: kept pixels differ from the real image in {changed} of {len(kept)} '
-                 f'results, there by {kept[kept > 0].mean():.2g} of 255 levels on average (saved as '
-                 'JPEG, or without the real pixels put back); all metrics but those of the hole '
+                 f'results, there by {kept[kept > 0].mean():.2g} of 255 levels on average (saved '
+                 'as JPEG, or without the real pixels put back); all metrics but those of the hole '
                  'count that.')
   if 2 * np.count_nonzero(kept > hole) > len(kept):
     notes.append(f'{system}: most results differ more where the masks keep (white) than in the '

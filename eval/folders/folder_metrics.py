@@ -22,13 +22,14 @@ WITH_MASKS, WITHOUT_MASKS = 'files', 'none'
 Arrays = dict[str, np.ndarray]
 
 
-def measure(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str], models: Models,
+def measure(comparison: Comparison, metadata: Sequence[Metadata], systems: Sequence[str],
+            models: Models,
             batch_size: int) -> tuple[Pairs, dict[str, Arrays]]:
   """Measures all results.
 
   Args:
     comparison: files.
-    metadata: what reading the examples told.
+    metadata: of the examples.
     systems: names for the folders of results.
     models: networks to compare with.
     batch_size: results of a system in a batch, over all devices.

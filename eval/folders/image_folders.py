@@ -61,7 +61,7 @@ class Loaded(NamedTuple):
     real: uint8 [H, W, 3].
     results: uint8 [H, W, 3], one for each folder of results.
     keep: bool [H, W, 1], False in the hole; None without masks.
-    grey: see `mat_jax.inference.mask_values.Mask`; 0 without masks.
+    grey: see `mat_jax.runtime.mask_values.Mask`; 0 without masks.
   """
 
   real: np.ndarray
@@ -71,7 +71,7 @@ class Loaded(NamedTuple):
 
 
 class Metadata(NamedTuple):
-  """What reading an example tells.
+  """Metadata of an example.
 
   Attributes:
     shape: height and width.
@@ -148,7 +148,8 @@ def inspect(example: Example) -> Metadata:
   if loaded.keep is None:
     return Metadata(shape, math.nan, (), ())
   keep = loaded.keep[..., 0]
-  differences = [np.abs(loaded.real.astype(np.int16) - result).mean(-1) for result in loaded.results]
+  differences = [np.abs(loaded.real.astype(np.int16) - result).mean(-1)
+                 for result in loaded.results]
   return Metadata(shape, float(1 - keep.mean()), tuple(_mean(x[keep]) for x in differences),
                tuple(_mean(x[~keep]) for x in differences), loaded.grey)
 

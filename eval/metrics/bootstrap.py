@@ -1,7 +1,6 @@
 """Means over images with bootstrap intervals, and differences between two systems.
 
-Images are what was sampled, so only they are resampled: the masks of an image are
-averaged first.
+Images, not pairs, are the resampling unit: the masks of an image are averaged first.
 """
 
 import math

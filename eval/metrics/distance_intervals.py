@@ -1,7 +1,7 @@
 """Distances between sets of images with 95 % intervals.
 
-Images are what was sampled, so only they are resampled: a real image goes together with all
-of its results. A resample holds images several times, and a copy compared with itself would
+Images, not results, are the resampling unit: a real image is resampled together with all
+of its results. A resample contains images several times, and a copy compared with itself would
 bias distances upwards; each function says how it avoids that.
 """
 
@@ -160,7 +160,7 @@ def frechet_estimate(real: np.ndarray, fake: np.ndarray, image: np.ndarray) -> E
 
 def _influences(sets: tuple[np.ndarray, np.ndarray],
                 moments: list[distribution.Moments]) -> list[np.ndarray]:
-  """How fast the Frechet distance changes with the weight of each row, less the mean.
+  """Derivative of the Frechet distance by the weight of each row, minus the mean.
 
   The derivative of -2 tr (C1 C2)^1/2 by C1 is minus the optimal transport map, which with
   C1 = A'A, C2 = B'B and the singular values AB' = U S V' is B' V S^-1 V' B.

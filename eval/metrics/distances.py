@@ -48,13 +48,13 @@ class Distance(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-  """What real images against other real images score.
+  """The scores of real images against other real images.
 
   Attributes:
     p_ids: None where there are too few images.
     u_ids: likewise.
     n: number of pairs.
-    pairs: int [n], which results make an evaluation of that size.
+    pairs: int [n], positions of the results of an evaluation of that size.
   """
 
   p_ids: float | None
@@ -84,7 +84,7 @@ def of_systems(real: Features, results: Mapping[str, Features], image: np.ndarra
     results: of each system's results, in one order for all.
     image: int [n], the row of `real` that each result belongs to.
     others: of real images that are not in `real`; None for none.
-    seed: of resamples and draws.
+    seed: of resamples and random subsets.
 
   Returns:
     {system: {metric: Distance}}. What cannot be measured, as features that are not finite or
@@ -121,7 +121,7 @@ def measure(real: np.ndarray, fake: np.ndarray, image: np.ndarray, network: str,
     network: 'inception', 'vgg16', 'dinov2' or 'clip'.
     ceiling: see `ids_ceiling`, which is the same for all systems; None computes it from
       `real` alone. CLIP needs none.
-    seed: of resamples and draws.
+    seed: of resamples and random subsets.
 
   Returns:
     {metric: Distance} in the order of `metric_names`.
@@ -148,7 +148,7 @@ def measure(real: np.ndarray, fake: np.ndarray, image: np.ndarray, network: str,
 
 
 def _marks(real: np.ndarray, fake: np.ndarray, image: np.ndarray) -> list[str]:
-  """What makes all distances of these sets suspicious."""
+  """Warnings that concern all distances of these sets."""
   marks = [f'All {name} have the same features.' for name, x in (
       ('real images', real), ('results', fake)) if (x == x[0]).all()]
   if np.array_equal(real[image], fake):
@@ -187,7 +187,7 @@ def _cmmd(real: np.ndarray, fake: np.ndarray, image: np.ndarray, seed: int) -> D
 
 
 def _dependence(value: float, apart: float) -> list[str]:
-  """Says what the pairs within an image do where that is more than a tenth."""
+  """A note on the bias by pairs within an image, where that is more than a tenth."""
   if abs(value - apart) <= 0.1 * abs(apart):
     return []
   return [f'Biased by the pairs that belong to one image: {apart:z.5f} without them.']
@@ -207,15 +207,15 @@ def ids_ceiling(real: np.ndarray, image: np.ndarray, others: np.ndarray | None =
                 seed: int = 0) -> Ceiling:
   """P-IDS and U-IDS of real images against other real images.
 
-  No system can be expected to score more. The real side is the one of the metric, each image
-  as often as it has results; others take the place of the results. Without enough of them
-  one half of the images stands against the other.
+  No system can be expected to score higher. The real set is that of the metric, each image
+  as often as it has results; other real images replace the results. Without enough of them
+  one half of the images is compared with the other.
 
   Args:
     real: [N, d], features of the real images.
     image: int [n], the row of `real` that each result belongs to.
     others: [M, d], features of real images that are not in `real`; None for none.
-    seed: of the draws.
+    seed: of the random choices.
 
   Returns:
     The ceiling at n pairs, or at the larger of M and N // 2 where that is fewer.
@@ -268,7 +268,7 @@ def _ids(real: np.ndarray, fake: np.ndarray, image: np.ndarray, ceiling: Ceiling
 
 def _judged(distance: Distance, ceiling: float | None, ceiling_n: int, at_ceiling_n: float | None,
             identical: bool) -> Distance:
-  """A P-IDS or U-IDS beside its ceiling; without its value where that says nothing."""
+  """A P-IDS or U-IDS with its ceiling; without its value where that is meaningless."""
   n, images, d, value = distance.n_fake, distance.n_real, distance.dimension, distance.value
   unmeasured = distance._replace(value=None, low=None, high=None)
   if identical:

@@ -171,8 +171,8 @@ def kernel_distance_subsets(real: np.ndarray, fake: np.ndarray, subsets: int = 1
     real: [n, d].
     fake: [m, d].
     subsets: their number.
-    subset_size: rows of each set, drawn without replacement; all of them where there are fewer.
-    seed: of the draws.
+    subset_size: rows of each set, sampled without replacement; all of them where there are fewer.
+    seed: of the subsets.
   """
   real, fake = check(real, fake)
   rng = np.random.default_rng(seed)

@@ -121,6 +121,7 @@ def _inception(params: Params, images: jax.Array) -> jax.Array:
 _NETWORKS = {
     'inception': _Network(feature_weights.load_inception, _inception),
     'vgg16': _Network(_load_vgg16, _vgg16),
-    'dinov2': _Network(vision_transformer_weights.load_dinov2, vision_transformer.dinov2_features, True),
+    'dinov2': _Network(
+        vision_transformer_weights.load_dinov2, vision_transformer.dinov2_features, True),
     'clip': _Network(vision_transformer_weights.load_clip, vision_transformer.clip_features, True),
 }

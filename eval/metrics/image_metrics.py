@@ -135,7 +135,7 @@ def _ssim(a: Array, b: Array, hole: Array | None) -> jax.Array:
   # Sizes written out, because -1 cannot be told from them in an empty batch.
   pairs = jax.tree.map(lambda x: x.reshape(math.prod(batch), *x.shape[-3:]), (a, b, hole))
   # One image at a time, the moments stay in a CPU's cache, which is 2x faster; elsewhere,
-  # and where a batch is spread over devices, the whole batch is better.
+  # and where a batch is sharded over devices, the whole batch is better.
   similarity = jax.lax.platform_dependent(
       pairs, cpu=lambda pairs: jax.lax.map(_ssim_of_pair, pairs), default=jax.vmap(_ssim_of_pair))
   return similarity.reshape(batch)
@@ -207,10 +207,10 @@ def _ssim_map(a: Array, b: Array) -> jax.Array:
 
 
 def _line_moments(moments: tuple[jax.Array, ...], axis: int) -> tuple[jax.Array, ...]:
-  """Gathers the moments of 11 neighbours on an axis with Gaussian weights.
+  """Combines the moments of 11 neighbours on an axis with Gaussian weights.
 
-  The weighted sums are products with a band matrix. Cutting the axis into blocks keeps
-  that small, and near the middle pixel of a block, which is subtracted, its values.
+  The weighted sums are matmuls with a band matrix. Splitting the axis into blocks keeps the matrix
+  small, and the values close to the middle pixel of a block, which is subtracted.
 
   Args:
     moments: mean of a, mean of b, var(a) + var(b), cov(a, b), each [H, 3, W].

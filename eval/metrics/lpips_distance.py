@@ -24,7 +24,7 @@ Array = jax.Array | np.ndarray
 
 
 class _Net(NamedTuple):
-  """What is particular to a network.
+  """Constants of a network.
 
   Attributes:
     smallest_side: shortest side of an image that reaches the last layer.
@@ -44,7 +44,7 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
 
   Args:
     params: {'features', 'lin'} of `convert.feature_nets.load_lpips`. Inside `jax.jit`
-      pass it as an argument, lest the weights become constants of the program.
+      pass it as an argument, lest the weights become constants of the compiled function.
     a: float [N, H, W, 3] in [-1, 1]; sides at least 31 (alex) or 16 (vgg).
     b: likewise.
     net: 'alex' or 'vgg', which `params` are of.
@@ -56,7 +56,7 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
     UserError: images too small for the network.
   """
   _check_size(a, net)
-  # The images of a pair are neighbours, so that a batch spread over devices stays where it is.
+  # The images of a pair are neighbours, so that a sharded batch needs no communication.
   pairs = jnp.stack([a, b], axis=1)
   x = vgg.imagenet_normalize(pairs.reshape(-1, *a.shape[1:]))
   layers = vgg.LPIPS_LAYERS[net]

@@ -1,7 +1,7 @@
 """All metrics of pairs of images, and features of images, on the devices.
 
 `measure` is the pure function; `measure_batches` and `feature_batches` run it jitted on
-batches of NumPy arrays, cut over the devices.
+batches of NumPy arrays, sharded over the devices.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,10 +1,10 @@
-"""What the metrics are called in tables, and which way is better."""
+"""Titles and formats of the metrics in tables, and whether higher is better."""
 
 from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-  """How a metric is shown.
+  """Title, format and direction of a metric.
 
   Attributes:
     title: of its column.

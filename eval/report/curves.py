@@ -101,7 +101,7 @@ def _validated(evaluation: Evaluation) -> dict[str, list[Point]]:
 
 
 def draw(lines: Sequence[Curve]) -> Figure:
-  """RandomInputs a panel for every metric.
+  """Draws a panel for every metric.
 
   Args:
     lines: at least one curve.

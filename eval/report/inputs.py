@@ -1,4 +1,4 @@
-"""What a report is made from: evaluations, read, checked and matched with each other."""
+"""The inputs of a report: evaluations, read, checked and matched with each other."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -45,7 +45,7 @@ class Evaluation(NamedTuple):
     history: evaluations of the last one's run, with its settings, by kimg, the newest of each.
     left_out: how many evaluations had other settings, or were of other runs.
     pairs: metrics of every pair, of the last evaluation.
-    validation: what the training recorded, in its order.
+    validation: validation metrics logged by the training run, in its order.
   """
 
   workdir: str
@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
 
   @property
   def system(self) -> str:
-    """What is evaluated; other systems are there to compare with."""
+    """The system under evaluation; other systems are for comparison."""
     return next(iter(self.pairs.metrics))
 
   @property
@@ -142,7 +142,7 @@ class Content(NamedTuple):
 
 
 def gather(ours: Evaluation, theirs: Evaluation | None) -> Content:
-  """Puts an evaluation, and perhaps that of a baseline, into one table.
+  """Merges an evaluation, and perhaps that of a baseline, into one table.
 
   Args:
     ours: the evaluation.

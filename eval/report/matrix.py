@@ -1,4 +1,4 @@
-"""How the metrics of a pair hang together: the report's second figure."""
+"""Correlations between the metrics of pairs: the report's second figure."""
 
 from collections.abc import Mapping
 import math
@@ -101,7 +101,7 @@ def smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def draw(found: Matrix) -> Figure:
-  """RandomInputs points and curves below the diagonal, histograms on it, correlations above it.
+  """Draws points and curves below the diagonal, histograms on it, correlations above it.
 
   Args:
     found: of at least one metric and pair.

@@ -22,7 +22,7 @@ COMPARISONS = 8
 CASES = 4
 # Printed below a picture, where there are such.
 _SCORES = ('psnr', 'ssim', 'lpips_alex')
-# What says which cases are best: the first that was measured.
+# Metrics that rank the cases: the first of them that was measured.
 _RANKINGS = ('lpips_alex', 'psnr_hole', 'psnr')
 _HOLE = np.uint8(128)
 # Of the figures, in pixels: side of a picture, distance between them, room for text.
@@ -49,7 +49,7 @@ class Row(NamedTuple):
   Attributes:
     image: name of the image.
     image_index: its number.
-    facts: mask, hole, and why it was chosen.
+    facts: metadata for the heading: mask, hole ratio, and why it was chosen.
     pictures: original, masked, perhaps of the baseline, and of what is evaluated.
   """
 
@@ -102,7 +102,7 @@ def comparisons(content: Content, chosen: np.ndarray) -> list[Row]:
 
 
 def ranking(content: Content) -> str:
-  """The metric that says which cases are best."""
+  """The metric that ranks the cases."""
   metrics = content.pairs.metrics[content.system]
   return next((name for name in _RANKINGS if name in metrics and np.isfinite(metrics[name]).any()),
               _RANKINGS[-1])

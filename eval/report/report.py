@@ -28,7 +28,7 @@ _FIGURE = re.compile(r'(figure[12]|(figure3|best|worst|gains|losses)_[A-Za-z0-9_
 
 @dataclasses.dataclass(frozen=True)
 class MaskSet:
-  """What the page shows of a set of masks.
+  """The part of the page about a set of masks.
 
   Attributes:
     title: heading.
@@ -136,7 +136,7 @@ def _figures(found_curves: Sequence[curves.Curve], scatters: matrix.Matrix,
 
 
 def _facts(content: Content) -> list[tuple[str, str]]:
-  """What was evaluated and how: terms and what they are."""
+  """Metadata of the evaluation: pairs of name and value."""
   record, theirs = content.ours.record, content.theirs
   facts = [('Checkpoint' if theirs is None else 'Proposed', _checkpoint(content.ours))]
   if theirs is not None:

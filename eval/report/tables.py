@@ -1,6 +1,6 @@
 """Tables of the report: what stands in each cell, as text.
 
-Every number comes with its interval and with how much it was measured on.
+Every number comes with its interval and its sample size.
 """
 
 from collections.abc import Mapping
@@ -83,7 +83,8 @@ def bin_table(bins: Mapping[str, Group]) -> Table:
                                    signed, group.images) for group in bins.values()])
           for name in _names(first)]))
   return Table('Means over images [95 % interval], over all sets of masks.',
-               [Cell('Metric'), *(Cell(bin_name, count(group)) for bin_name, group in bins.items())],
+               [Cell('Metric'),
+                *(Cell(bin_name, count(group)) for bin_name, group in bins.items())],
                groups)
 
 
@@ -110,7 +111,7 @@ def distance_table(group: Group) -> Table | None:
 
 
 def _shared(texts: Mapping[str, str]) -> str:
-  """What all systems have in common, or each one's."""
+  """The value that all systems have in common, or that of each one."""
   if len(set(texts.values())) == 1:
     return next(iter(texts.values()))
   found = [f'{system}: {text}' for system, text in texts.items() if text]
@@ -171,7 +172,7 @@ def _ceiling(distance: Distance, metric: Metric) -> str:
 
 
 def number(value: float, form: str, signed: bool = False) -> str:
-  """A number; unsigned, with more digits where the form would show a zero that it is not."""
+  """A number; unsigned, with more digits where its format would show 0 for another value."""
   if math.isnan(value):
     return 'undefined'
   if math.isinf(value):

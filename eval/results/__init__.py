@@ -1,1 +1,1 @@
-"""What an evaluation leaves: records, tables, pictures."""
+"""The files of an evaluation: records, tables, pictures."""

@@ -9,7 +9,7 @@ from eval.metrics.distances import Distance
 from eval.results.pairs import Pairs
 from eval.results.record import Group
 
-# Shares of the image that are hole, from the first on and below the second.
+# Bins of the hole ratio, lower end included, upper end excluded.
 BINS = {'0-20 %': (0.0, 0.2), '20-40 %': (0.2, 0.4), '40-60 %': (0.4, 0.6),
          'above 60 %': (0.6, np.inf)}
 

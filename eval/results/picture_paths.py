@@ -1,4 +1,4 @@
-"""Where the pictures of an evaluation are.
+"""The paths of the pictures of an evaluation.
 
 eval/pictures/originals/IMAGE.png, eval/pictures/MASKS/masks/IMAGE_MASK.png (black = hole) and
 eval/pictures/MASKS/results/IMAGE_MASK.png, images and masks by number.
@@ -10,15 +10,15 @@ FOLDER = 'pictures'  # of the folder of an evaluation
 
 
 def original_path(folder: str, image_index: int) -> str:
-  """Where the picture of an image is."""
+  """Path of the picture of an image."""
   return os.path.join(folder, 'originals', f'{image_index:05}.png')
 
 
 def mask_path(folder: str, mask_set: str, image_index: int, mask: int) -> str:
-  """Where the picture of a mask is."""
+  """Path of the picture of a mask."""
   return os.path.join(folder, mask_set, 'masks', f'{image_index:05}_{mask}.png')
 
 
 def result_path(folder: str, mask_set: str, image_index: int, mask: int) -> str:
-  """Where the completed picture of a pair is."""
+  """Path of the completed picture of a pair."""
   return os.path.join(folder, mask_set, 'results', f'{image_index:05}_{mask}.png')

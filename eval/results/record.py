@@ -1,4 +1,4 @@
-"""What an evaluation has found, as one object and as JSON.
+"""The record of an evaluation, as one object and as JSON.
 
 WORKDIR/eval/metrics.json is the last one, metrics.jsonl has a line for each.
 """
@@ -50,7 +50,7 @@ class Record:
     split: part of the images; '' for folders.
     masks_per_image: number of fixed masks.
     unreadable: images that could not be read and are left out.
-    settings: what else decides the numbers, as JSON values.
+    settings: the settings that determine the numbers, as JSON values.
     mask_sets: 'large', 'small' or 'files' -> its pairs.
     bins: '0-20 %', ... -> the pairs of all mask sets whose hole covers that share.
     notes: warnings about the whole, one sentence each.
@@ -72,12 +72,12 @@ class Record:
 
   @property
   def run(self) -> 'Run':
-    """What tells its step from equal steps of other runs."""
+    """Distinguishes its step from equal steps of other runs."""
     return Run(self.title, self.source)
 
 
 class Run(NamedTuple):
-  """What was evaluated.
+  """Identifies the evaluated system.
 
   Attributes:
     title: of the record.

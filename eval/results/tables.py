@@ -14,7 +14,7 @@ _TITLES = {'large': 'Large masks', 'small': 'Small masks', 'files': 'Masks from 
 
 
 def markdown(record: Record) -> str:
-  """The tables, with what was measured, on how much, and how sure it is."""
+  """The tables, with sample sizes and intervals."""
   lines = [f'# {record.title}', '', _scope(record)]
   for note in record.notes:
     lines += ['', f'> {note}']
@@ -121,7 +121,7 @@ def distance_value(distance: Distance, form: str) -> str:
 
 
 def distance_ceiling(distance: Distance, form: str) -> str:
-  """What real images score against other real images, and at how many pairs."""
+  """The score of real images against other real images, and the number of pairs."""
   if distance.ceiling is None:
     return ''
   text = f'{distance.ceiling:{form}} (n = {distance.ceiling_n:,}'

@@ -1,4 +1,4 @@
-"""What every kind of image collection offers, and which paths may be read for it."""
+"""The interface of all kinds of image data sets, and which paths may be read for them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -7,12 +7,12 @@ from mat_jax.errors import UserError
 
 
 class Source(Protocol):
-  """A collection of encoded images in a fixed order; safe to read from many threads.
+  """A data set of encoded images in a fixed order; safe to read from many threads.
 
   Attributes:
     location: the file or folder that it was opened from, as the user wrote it.
     splits: positions of the stored splits; None when it is not split yet.
-    split_seed: that the stored splits were drawn with, if known.
+    split_seed: seed of the stored splits, if known.
     resolution: length that the images' short sides were resized to when they were
       stored, if known.
   """

@@ -26,7 +26,7 @@ from mat_jax.errors import UserError
 from mat_jax.runtime import disk, new_files
 from mat_jax.runtime.disk import UnreachableError
 
-# Names of saves that were cut off, here and by Orbax's manager.
+# Name suffixes of incomplete saves, here and by Orbax's manager.
 _PARTIAL = '.partial'
 _ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
 # A step directory gets one of these names before it is removed: readers find all of it or
@@ -37,7 +37,7 @@ _REPLACED = '.replaced'
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-  """What makes a checkpoint the best.
+  """The criterion for the best checkpoint.
 
   Attributes:
     metric: name of one of the metrics given to `Checkpoints.save`.
@@ -119,7 +119,7 @@ class Checkpoints:
     A disk that does not answer proves nothing: then nothing is renamed.
 
     Args:
-      like: `jax.ShapeDtypeStruct`s with shardings, from `checkpoint.abstract_state`.
+      like: `jax.ShapeDtypeStruct`s with shardings, from `reader.abstract_state`.
 
     Returns:
       The state on the devices; None if there is none, or only leftovers of saves that

@@ -1,4 +1,4 @@
-"""Keeps back what Orbax's threads print beside an error that it raises."""
+"""Suppresses what Orbax's threads print beside an error that it raises."""
 
 from collections.abc import Iterator
 import contextlib

@@ -59,7 +59,7 @@ def abstract_state(state: State, sharding: jax.sharding.Sharding) -> State:
 
 
 def items_of(state: State) -> dict[str, dict[str, Tree]]:
-  """The fields of a state in the items that hold them: item -> field -> tree."""
+  """The fields of a state by the item that stores them: item -> field -> tree."""
   fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
   ema = {name: fields.pop(name) for name in _EMA_FIELDS}
   return {'ema': ema, 'training': fields}
@@ -82,10 +82,10 @@ def check_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any], path
 
 def resolve_model_config(model: ml_collections.ConfigDict, found: Mapping[str, Any],
               path: str) -> ml_collections.ConfigDict:
-  """A `config.model` whose open fields are those of a checkpoint.
+  """Resolves a `config.model`: fields that are None get the values of a checkpoint.
 
   Args:
-    model: `config.model`; a `mapping_layers` of None is open.
+    model: `config.model`; its `mapping_layers` may be None.
     found: the model in the checkpoint's meta.
     path: the checkpoint, for messages.
 
@@ -137,7 +137,7 @@ def _read_ema(step: str) -> EmaCheckpoint:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedNetworks:
-  """Networks to start another run from.
+  """Pretrained networks to start another run from.
 
   Attributes:
     model: the checkpoint's `config.model`.

@@ -128,7 +128,7 @@ def _read(path: str, like: State, model: Mapping[str, Any]) -> State:
   meta = load_meta(path)
   if meta.get('format', 1) != FORMAT:
     raise UserError(
-        f'the checkpoint {path} was written by another version of the program (format '
+        f'the checkpoint {path} was written by another version of mat-jax (format '
         f'{meta.get("format", 1)}, this one has {FORMAT}) and cannot be resumed; choose another '
         f'workdir, with --config.init_from={path} to start from its networks')
   check_architecture(meta['model'], model, path)
@@ -157,7 +157,7 @@ def _described(name: tuple[Any, ...], shapes: Mapping[tuple[Any, ...], tuple[int
 
 
 def _quarantine(skipped: Mapping[str, DamagedError]) -> None:
-  """Renames step directories that are damaged, so that their steps can be saved again."""
+  """Quarantines damaged step directories: renames them, so that their steps can be saved again."""
   for path, error in skipped.items():
     found_by_first(lambda path=path, error=error: _rename(path, error), path)
 

@@ -1,4 +1,4 @@
-"""Compares a run that is started again with the checkpoint that it goes on from."""
+"""Compares a run that is started again with the checkpoint that it resumes from."""
 
 from collections.abc import Collection, Mapping
 import json
@@ -9,7 +9,7 @@ from absl import logging
 from mat_jax.checkpoints.reader import check_architecture
 from mat_jax.errors import UserError
 
-# What decides which images and random numbers follow: name in `config.accept_changes` -> field.
+# Fields that determine images and random inputs: name in `config.accept_changes` -> field.
 _GUARDED = {'seed': 'seed', 'batch_size': 'train.batch_size', 'images': 'images'}
 # Fields that are about starting a run, and one that earlier versions kept in the model.
 _IGNORED = ('accept_changes', 'init_from', 'model.formulations')

@@ -52,7 +52,7 @@ def read_meta(path: str) -> dict[str, Any]:
   try:
     return load_meta(path)
   except DamagedError as error:
-    raise UserError(f'{path} is not a checkpoint of this program (its meta/metadata cannot be '
+    raise UserError(f'{path} is not a checkpoint of mat-jax (its meta/metadata cannot be '
                     f'read: {error}); give a workdir, or a step directory inside its '
                     'checkpoints') from error
 
@@ -107,7 +107,7 @@ def newest_step(path: str) -> str | None:
       if is_complete(found):
         return found
       if disk.is_folder(found):  # not removed since it was listed
-        logging.warning('%s is incomplete; an earlier checkpoint is looked for.', found)
+        logging.warning('%s is incomplete; looking for an earlier checkpoint.', found)
     if step_numbers(folder) == steps:
       break
   return None
@@ -143,8 +143,7 @@ def is_last(step: str) -> bool:
 def best_step(path: str) -> str | None:
   """The step directory of a run that its metric says is the best, or None.
 
-  Which metric decides is written in the checkpoints: `checkpoints.Best`. The newest wins a
-  tie.
+  Which metric decides is written in the checkpoints (`manager.Best`). The newest wins a tie.
 
   Args:
     path: workdir or checkpoints folder.
@@ -214,9 +213,10 @@ def _absence(folder: str) -> str:
 
 
 def read_found(path: str, read: Callable[[str], T]) -> T:
-  """What a function reads of the step directory that a path stands for.
+  """Calls a function that reads the step directory of a path; returns its result.
 
-  A run removes older steps at any time: one that vanishes while it is read is looked for again.
+  A run may remove older steps at any time: if one vanishes while it is read, the path is resolved
+  again.
 
   Args:
     path: see `find_step`.
@@ -238,12 +238,12 @@ def read_found(path: str, read: Callable[[str], T]) -> T:
 
 
 def read_present(step: str, read: Callable[[str], T]) -> T:
-  """What a function reads of a step directory; RemovedError if that vanishes meanwhile."""
+  """Calls a function that reads a step directory; RemovedError if that vanishes meanwhile."""
   before = _identity(step)
   try:
     return read(step)
   except UserError as error:
-    # A folder of which a part is removed goes on to vanish.
+    # A folder of which a part was removed is being removed.
     for delay in (0, *disk.DELAYS):
       time.sleep(delay)
       if _identity(step) != before or not is_complete(step):
@@ -253,6 +253,6 @@ def read_present(step: str, read: Callable[[str], T]) -> T:
 
 
 def _identity(step: str) -> tuple[int, int] | None:
-  """What differs when a step directory is replaced; None if there is none."""
+  """A value that changes when a step directory is replaced; None if there is none."""
   found = disk.status(step)
   return (found.st_dev, found.st_ino) if found else None

@@ -117,7 +117,7 @@ def inception_features(params: Params, images: jax.Array) -> tuple[jax.Array, ja
 
   Args:
     params: layer -> {'kernel', 'bias'}. Inside `jax.jit` pass it as an argument,
-      lest the weights become constants of the program.
+      lest the weights become constants of the compiled function.
     images: [N, H, W, 3] in 0..255, rounded to whole numbers beforehand.
 
   Returns:

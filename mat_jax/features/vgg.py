@@ -87,7 +87,7 @@ def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], netwo
   Args:
     params: {'conv1_1': {'kernel': [3, 3, in, out], 'bias': [out]}, ...}; the
       layers after the last requested one may be missing. Inside `jax.jit` pass it
-      as an argument, lest the weights become constants of the program.
+      as an argument, lest the weights become constants of the compiled function.
     images: [N, H, W, 3], normalised by `imagenet_normalize`; H and W at least 16
       for block 5.
     layers: names such as 'conv4_4' (before the ReLU) and 'relu5_3' (after).

@@ -14,11 +14,11 @@ of patches:
   pre_norm         {'scale': [W], 'bias': [W]}, before the first block; CLIP alone has it
   blocks           {'norm1', 'qkv', 'out', 'norm2', 'mlp_in', 'mlp_out'}, each with a leading
                    axis of D: {'scale', 'bias'} of norms, {'kernel': [D, in, out], 'bias'} of
-                   products; LayerScale (arXiv 2103.17239) is folded into 'out' and 'mlp_out'
+                   matmuls; LayerScale (arXiv 2103.17239) is folded into 'out' and 'mlp_out'
   norm             {'scale': [W], 'bias': [W]}
   projection       [W, features]; CLIP alone has it
 
-All sizes are those of the arrays, images are resized to G * P. Products are float32 on
+All sizes are those of the arrays, images are resized to G * P. Matmuls are float32 on
 every device, as in the published metrics.
 """
 
@@ -47,7 +47,7 @@ def dinov2_features(params: Params, images: jax.Array) -> jax.Array:
 
   Args:
     params: see above. Inside `jax.jit` pass it as an argument, lest the weights become
-      constants of the program.
+      constants of the compiled function.
     images: [N, H, W, 3] in 0..255, whole numbers of any type.
 
   Returns:

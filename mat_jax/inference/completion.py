@@ -1,4 +1,4 @@
-"""The generator outside of training: one random input per image, whatever the batch."""
+"""The generator outside of training: the random inputs of an image do not depend on its batch."""
 
 from collections.abc import Callable
 import functools
@@ -49,7 +49,7 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
     mask: [N, H, W, 1], 1 = keep.
     seeds: uint32 [N], the randomness of each image.
     truncation_psi: 1 for full variety.
-    noise_mode: 'const' (built size only) or 'none'.
+    noise_mode: 'const' (native resolution only) or 'none'.
 
   Returns:
     Result and stage-one image, float32 [N, H, W, 3], clipped to [-1, 1].

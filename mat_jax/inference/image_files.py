@@ -131,7 +131,7 @@ def _inpaint_pairs(inpainter: Inpainter, pairs: list[tuple[str, str]],
 
 
 def _load_mask(path: str) -> np.ndarray:
-  """What a mask file keeps, bool [H, W, 1], with a warning of what is neither black nor white."""
+  """Reads a mask, bool [H, W, 1], True = keep; warns of pixels neither black nor white."""
   mask = load_mask(path)
   if mask.grey:
     logging.warning('%s', mask.notice(path))

@@ -1,8 +1,8 @@
 """Inpainting of pictures of any size with a trained generator.
 
-The network sees one square around the hole, scaled to the size it was built
-for; beyond that size its lowest stage would not mix (MAT is not convolutional
-there). Only hole pixels are written back, so kept pixels stay what they were.
+The network sees one square around the hole, scaled to its native resolution; beyond that size
+the windows of its lowest transformer stage would not cover the map and would not be shifted.
+Only hole pixels are written back, so kept pixels stay what they were.
 """
 
 from typing import NamedTuple
@@ -41,13 +41,13 @@ class Window(NamedTuple):
 def find_window(hole: np.ndarray, resolution: int) -> Window:
   """The square that the network gets to see.
 
-  It holds the whole hole with context around it, is not smaller than the
-  network's own size as far as the picture is, and not larger than the picture's
-  longer side.
+  It contains the whole hole with context around it. It is at least as large as the
+  network's native resolution, if the picture is that large, and at most as large as the
+  picture's longer side.
 
   Args:
     hole: bool [H, W] with at least one True.
-    resolution: side the network is built for.
+    resolution: native resolution of the network.
 
   Returns:
     The window, inside the picture wherever the picture is large enough.
@@ -137,7 +137,7 @@ class Inpainter:
 
   @property
   def resolution(self) -> int:
-    """Side in pixels that the network is built for."""
+    """Native resolution of the network, in pixels."""
     return self._generator.resolution
 
   def inpaint(self, image: np.ndarray, mask: np.ndarray, seed: int = 0, num_samples: int = 1,

@@ -1,4 +1,4 @@
-"""Convolutional blocks that the two stages of the generator are made of."""
+"""Convolutional blocks of both stages, and parts of the style manipulation module (SMM)."""
 
 from flax import linen as nn
 import jax
@@ -15,8 +15,19 @@ def resize_linear(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def mix_style(module: nn.Module, x: jax.Array, style: jax.Array,
-               keep_mask: jax.Array | None) -> jax.Array:
-  """Replaces half of the entries, drawn at random, by the style (MAT, section 3.4)."""
+              keep_mask: jax.Array | None) -> jax.Array:
+  """First step of the style manipulation module (SMM; MAT, section 3.4).
+
+  Args:
+    module: the Flax module whose RNG stream 'keep' is used.
+    x: feature map [N, H, W, C].
+    style: noise-unconditional style, resized to a shape that broadcasts to that of `x`.
+    keep_mask: 0/1, as many entries as `x`; None samples it with probability 1/2.
+
+  Returns:
+    [N, H, W, C]: `x` where the keep mask is 1, the style elsewhere. The image-conditional style
+    is computed from it.
+  """
   if keep_mask is None:
     keep_mask = jax.random.bernoulli(module.make_rng('keep'), 0.5, x.shape)
   keep_mask = keep_mask.reshape(x.shape).astype(x.dtype)
@@ -24,11 +35,11 @@ def mix_style(module: nn.Module, x: jax.Array, style: jax.Array,
 
 
 class EncoderBlock(nn.Module):
-  """Two convolutions, the first of which enters or halves the map.
+  """Two convolutions, the first of which downsamples.
 
   Attributes:
     features: output channels.
-    first: a 1x1 convolution at the same size instead of the halving one.
+    first: whether the first is a 1x1 convolution at the same size instead.
     implementation: dtype, and the implementation of the heavy operations.
   """
 
@@ -45,11 +56,11 @@ class EncoderBlock(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-  """Upsampling style convolution, skip, style convolution, image.
+  """Upsampling modulated convolution, skip connection, modulated convolution, toRGB.
 
   Attributes:
     features: output channels.
-    resolution: side of the built output.
+    resolution: side of the output at the native resolution.
     use_noise: whether the convolutions add noise.
     implementation: dtype, and the implementation of the heavy operations.
   """
@@ -65,7 +76,8 @@ class SynthesisBlock(nn.Module):
                noise_mode: str) -> tuple[jax.Array, jax.Array]:
     """[N, H, W, in], image or None, encoder map, three styles -> 2x map and image."""
     def conv(name: str, up: int) -> StyleConv:
-      return StyleConv(self.features, self.resolution, up, self.use_noise, self.implementation, name=name)
+      return StyleConv(self.features, self.resolution, up, self.use_noise, self.implementation,
+                       name=name)
 
     x = conv('conv0', 2)(x, styles[0], noise_mode) + skip
     x = conv('conv1', 1)(x, styles[1], noise_mode)
@@ -73,7 +85,7 @@ class SynthesisBlock(nn.Module):
 
 
 class LowestBlock(nn.Module):
-  """The decoder's entry at 16x16.
+  """The first block of the decoder, at 16x16.
 
   Attributes:
     features: channels.
@@ -86,7 +98,7 @@ class LowestBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, styles: tuple[jax.Array, jax.Array],
                noise_mode: str) -> tuple[jax.Array, jax.Array]:
-    """[N, H, W, C] and two styles -> a map of the same size and its image."""
+    """[N, H, W, C] and two styles -> feature map and RGB image of the same size."""
     y = Conv2d(self.features, 3, implementation=self.implementation, name='conv0')(x) + x
     y = StyleConv(self.features, LATENT_SIDE, implementation=self.implementation, name='conv1')(
         y, styles[0], noise_mode)
@@ -94,7 +106,7 @@ class LowestBlock(nn.Module):
 
 
 class ToStyle(nn.Module):
-  """Global style of the 16x16 map.
+  """Image-conditional style of the 16x16 map (SMM; MAT, section 3.4).
 
   Attributes:
     features: width of the style.

@@ -31,7 +31,7 @@ def first_blocks(resolution: int, count: int) -> tuple[str, ...]:
 
 
 class DiscriminatorBlock(nn.Module):
-  """Residual block that halves the map.
+  """Residual block that downsamples by 2.
 
   Attributes:
     features: output channels.
@@ -48,7 +48,8 @@ class DiscriminatorBlock(nn.Module):
     skip = Conv2d(self.features, 1, 'linear', down=2, use_bias=False, gain=gain,
                   implementation=self.implementation, name='skip')(x)
     y = Conv2d(x.shape[-1], 3, implementation=self.implementation, name='conv0')(x)
-    y = Conv2d(self.features, 3, down=2, gain=gain, implementation=self.implementation, name='conv1')(y)
+    y = Conv2d(self.features, 3, down=2, gain=gain, implementation=self.implementation,
+               name='conv1')(y)
     return y + skip
 
 
@@ -101,8 +102,8 @@ class Discriminator(nn.Module):
     label_dim: width of the labels; 0 for none.
     width: channel multiplier; 1.0 is the published network.
     dtype: compute dtype; parameters are float32.
-    minibatch_std_shards: contiguous parts of the batch whose images are grouped
-      for the minibatch standard deviation (see `layers.minibatch_std`).
+    minibatch_std_shards: number of contiguous parts of the batch within which groups of the
+      minibatch standard deviation are formed (see `layers.minibatch_std`).
     implementation: of the heavy operations; None takes the platform's.
   """
 

@@ -1,4 +1,9 @@
-"""Stage one of MAT: the mask-aware transformer (MAT, section 3.3)."""
+"""Stage one of MAT: convolutional head, transformer body, style decoder (MAT, section 3).
+
+The body consists of adjusted transformer blocks with multi-head contextual attention (MCA) and
+mask updating (`mat_jax.nn.transformer`). The decoder's style comes from the style manipulation
+module (SMM, `FirstStage._mix`).
+"""
 
 import math
 
@@ -20,7 +25,7 @@ class FirstStage(nn.Module):
   """Stage one: partial convolutions, five transformer stages, a style decoder.
 
   Attributes:
-    resolution: built image side.
+    resolution: native resolution, the side of the image.
     width: multiplier of its 180 channels.
     implementation: dtype, and the implementation of the heavy operations.
   """
@@ -38,8 +43,8 @@ class FirstStage(nn.Module):
       image: [N, H, W, 3] in [-1, 1].
       mask: [N, H, W, 1].
       ws: [N, num_ws, w_dim].
-      keep_mask: 0/1, the entries of [N, h, w, dim] of the middle transformer stage
-        in any shape, or None to draw them from the stream 'keep'.
+      keep_mask: 0/1 keep mask of the middle transformer stage, as many entries as its feature
+        map [N, h, w, dim] in any shape; None samples it from the RNG stream 'keep'.
 
     Returns:
       float32 [N, H, W, 3], kept pixels equal to the input's.
@@ -55,10 +60,11 @@ class FirstStage(nn.Module):
 
   def _encode(self, image: jax.Array,
               mask: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-    """Down to the token grid; also the mask there and the maps on the way."""
+    """Encodes to the token grid -> feature map, updated mask, skip connections."""
     features = stage1_channels(self.width)
     x = jnp.concatenate([mask - 0.5, image * mask], axis=-1)
-    x, mask = PartialConv2d(features, 3, implementation=self.implementation, name='conv_first')(x, mask)
+    x, mask = PartialConv2d(features, 3, implementation=self.implementation,
+                            name='conv_first')(x, mask)
     skips = []
     for i in range(int(math.log2(self.resolution // token_grid(self.resolution)))):
       skips.append(x)
@@ -68,7 +74,7 @@ class FirstStage(nn.Module):
 
   def _transform(self, x: jax.Array, mask: jax.Array, ws: jax.Array,
                  keep_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The five transformer stages, and the style that the decoder follows."""
+    """The five transformer stages -> feature map, and the style of the decoder."""
     grid = token_grid(self.resolution)
 
     def stage(i: int, **resampling: int) -> TransformerStage:
@@ -86,9 +92,14 @@ class FirstStage(nn.Module):
 
   def _mix(self, x: jax.Array, ws: jax.Array,
            keep_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Mixes noise style into the middle map and reads the global style off it."""
+    """Style manipulation module (SMM; MAT, section 3.4) of stage one.
+
+    Replaces random entries of the middle feature map by the noise-unconditional style, derives
+    the image-conditional style from the result, and concatenates both.
+    """
     n, h, w, features = x.shape
-    latent = FullyConnected(features, 'lrelu', implementation=self.implementation, name='ws_style')(ws[:, -1])
+    latent = FullyConnected(features, 'lrelu', implementation=self.implementation,
+                            name='ws_style')(ws[:, -1])
     square = FullyConnected(LATENT_SIDE**2, 'lrelu', implementation=self.implementation,
                             name='to_square')(latent)
     square = resize_linear(square.astype(jnp.float32), (n, h * w)).reshape(n, h, w, 1)
@@ -96,6 +107,6 @@ class FirstStage(nn.Module):
     y = x
     for i in range(int(math.log2(token_grid(self.resolution) // 4))):
       y = Conv2d(features, 3, down=2, implementation=self.implementation, name=f'down_conv_{i}')(y)
-    style = FullyConnected(2 * features, 'lrelu', implementation=self.implementation, name='to_style')(
-        jnp.mean(y, axis=(1, 2)))
+    style = FullyConnected(2 * features, 'lrelu', implementation=self.implementation,
+                           name='to_style')(jnp.mean(y, axis=(1, 2)))
     return x, jnp.concatenate([style, latent], axis=-1)

@@ -1,7 +1,10 @@
 """The MAT generator: mapping network, transformer stage, convolutional stage.
 
 MAT (Li et al., CVPR 2022, arXiv 2203.15270). Images are NHWC in [-1, 1]; a mask
-is 1 where a pixel is kept and 0 in the hole.
+is 1 where a pixel is kept and 0 in the hole. Adjusted transformer blocks, multi-head contextual
+attention (MCA) and mask updating are in `mat_jax.nn.transformer`; the style manipulation module
+(SMM) is in `Synthesis`, `Decoder` and `mat_jax.nn.blocks`, and in stage one
+(`mat_jax.nn.first_stage`).
 """
 
 import dataclasses
@@ -29,7 +32,7 @@ class Encoder(nn.Module):
   """Convolutional encoder of stage two.
 
   Attributes:
-    resolution: built image side.
+    resolution: native resolution, the side of the image.
     width: channel multiplier.
     implementation: dtype, and the implementation of the heavy operations.
   """
@@ -40,7 +43,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> dict[int, jax.Array]:
-    """[N, H, W, 7] -> maps by native resolution, from the resolution down to 16."""
+    """[N, H, W, 7] -> feature maps by their native side, from `resolution` down to 16."""
     maps, side = {}, self.resolution
     while side >= LATENT_SIDE:
       block = self.implementation.block(EncoderBlock)
@@ -54,8 +57,11 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Style decoder of stage two.
 
+  Its styles are those of the style manipulation module (SMM; MAT, section 3.4): the
+  noise-unconditional style of the mapping network beside the image-conditional one.
+
   Attributes:
-    resolution: built image side.
+    resolution: native resolution, the side of the image.
     width: channel multiplier.
     implementation: dtype, and the implementation of the heavy operations.
   """
@@ -67,16 +73,27 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, maps: dict[int, jax.Array], ws: jax.Array, global_style: jax.Array,
                noise_mode: str) -> jax.Array:
-    """Encoder maps by side, [N, num_ws, w_dim], [N, S] -> float32 [N, H, W, 3]."""
+    """Decodes to an image.
+
+    Args:
+      maps: feature maps of the encoder by their native side.
+      ws: [N, num_ws, w_dim], noise-unconditional styles.
+      global_style: [N, S], image-conditional style.
+      noise_mode: 'random', 'const' or 'none'.
+
+    Returns:
+      float32 [N, H, W, 3].
+    """
     global_style = global_style.astype(ws.dtype)
     styles = [jnp.concatenate([ws[:, i], global_style], axis=-1) for i in range(ws.shape[1])]
     lowest = self.implementation.block(LowestBlock, static_argnums=(2,))
     block = self.implementation.block(SynthesisBlock, static_argnums=(4,))
-    x, rgb = lowest(channels(LATENT_SIDE, self.width), self.implementation, name=f'block_{LATENT_SIDE}')(
-        maps[LATENT_SIDE], (styles[0], styles[1]), noise_mode)
+    x, rgb = lowest(channels(LATENT_SIDE, self.width), self.implementation,
+                    name=f'block_{LATENT_SIDE}')(
+                        maps[LATENT_SIDE], (styles[0], styles[1]), noise_mode)
     side, first = 2 * LATENT_SIDE, 1
     while side <= self.resolution:
-      # The first style of a block is the one its predecessor's image used.
+      # The first convolution of a block has the style of the previous block's toRGB.
       x, rgb = block(channels(side, self.width), side, implementation=self.implementation,
                      name=f'block_{side}')(
                          x, rgb, maps[side], tuple(styles[first:first + 3]), noise_mode)
@@ -85,10 +102,10 @@ class Decoder(nn.Module):
 
 
 class Synthesis(nn.Module):
-  """Both stages of MAT.
+  """Both stages of MAT, with the style manipulation module (SMM) of stage two.
 
   Attributes:
-    resolution: built image side.
+    resolution: native resolution, the side of the image.
     width: channel multiplier of both stages.
     implementation: dtype, and the implementation of the heavy operations.
   """
@@ -119,6 +136,8 @@ class Synthesis(nn.Module):
     known = image * mask
     x = jnp.concatenate([mask - 0.5, known + stage1 * (1.0 - mask), known], axis=-1)
     maps = Encoder(self.resolution, self.width, self.implementation, name='enc')(x)
+    # Style manipulation module (MAT, section 3.4): the noise-unconditional style replaces random
+    # entries of the 16x16 map, of which the image-conditional style is then computed.
     lowest = maps[LATENT_SIDE]
     square = FullyConnected(LATENT_SIDE**2, 'lrelu', implementation=self.implementation,
                             name='to_square')(ws[:, 0])
@@ -136,16 +155,16 @@ class Generator(nn.Module):
   """MAT's generator.
 
   Collections: 'params', and 'buffers' with `w_avg` and the constant noise.
-  Random streams: 'keep' for the keep masks (drawn at inference too), 'noise' for
+  RNG streams: 'keep' for the keep masks (sampled at inference too), 'noise' for
   `noise_mode='random'`.
 
   Attributes:
-    resolution: built image side, a power of two from 64.
+    resolution: native resolution, the side of the image; a power of two, at least 64.
     label_dim: width of the labels; 0 for none.
     mapping_layers: depth of the mapping network.
     width: channel multiplier; 1.0 is the published network.
     dtype: compute dtype of the synthesis; parameters are float32.
-    implementation: of the heavy operations; None takes the platform's.
+    implementation: of the heavy operations; None takes that of the platform.
   """
 
   resolution: int = 256
@@ -176,12 +195,12 @@ class Generator(nn.Module):
       z: [N, 512] latents.
       labels: [N, label_dim] or None.
       truncation_psi: 1 for full variety, 0 for the average style.
-      noise_mode: 'random', 'const' (built size only) or 'none'.
+      noise_mode: 'random', 'const' (native resolution only) or 'none'.
       keep_masks: {'first': [N, tokens, 180], 'second': [N, H/16, W/16, 512]}
-        (sizes for 256 and width 1; see `sizes.keep_mask_shapes`) replaces the random
-        maps; a missing one is drawn from the stream 'keep'.
+        (sizes for 256 and width 1; see `sizes.keep_mask_shapes`) fixes the keep masks; a
+        missing one is sampled from the RNG stream 'keep'.
       train: updates `w_avg` if 'buffers' is mutable.
-      truncation_cutoff: truncates only the first so many style vectors.
+      truncation_cutoff: number of style vectors to truncate, from the first; None for all.
 
     Returns:
       Result and stage-one image, float32 [N, H, W, 3], not clipped.

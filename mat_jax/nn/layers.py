@@ -1,8 +1,8 @@
 """Layers of StyleGAN2 as MAT uses them: equalised learning rate, modulation.
 
 Kernels are stored with unit variance and scaled when used (equalised learning
-rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; products run in
-the dtype of `Implementation`.
+rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; matmuls and convolutions
+run in the dtype of `Implementation`.
 """
 
 import functools
@@ -30,8 +30,8 @@ def activate(x: jax.Array, activation: str, gain: float = 1.0) -> jax.Array:
 def _leaky_relu(x: jax.Array, scale: float) -> jax.Array:
   """Leaky ReLU of slope 0.2, times `scale` > 0.
 
-  The derivative reads the slope off the result, which the next layer keeps anyway: neither
-  the input nor a map of its signs has to be kept. It is itself differentiable, for R1.
+  The derivative takes the slope from the sign of the result, which is a residual of the next
+  layer anyway: neither the input nor its signs are residuals. It is differentiable, for R1.
   """
   return jnp.where(x > 0.0, x, 0.2 * x) * scale
 
@@ -62,10 +62,10 @@ def minibatch_std(x: jax.Array, group_size: int = 4, shards: int | None = 1) -> 
   Args:
     x: [N, H, W, C].
     group_size: images in a group.
-    shards: the batch is cut into this many contiguous parts that are grouped
-      on their own; None makes every group a part. Neighbours are grouped then, so
-      that the result is the same for any part of a batch that holds whole groups: on
-      any number of devices, without communication, and in microbatches.
+    shards: number of contiguous parts of the batch within which groups are formed; None
+      makes every group a part. Groups then consist of neighbours, so that the result does not
+      depend on how the batch is split, as long as groups stay whole: on any number of
+      devices, without communication, and in microbatches.
 
   Returns:
     [N, H, W, C + 1].
@@ -92,9 +92,9 @@ def minibatch_std(x: jax.Array, group_size: int = 4, shards: int | None = 1) -> 
 
 
 def _gain(kernel: tuple[int, ...]) -> float:
-  """1 / sqrt(inputs of a sum), of a kernel [h, w, I, O]: the equalised learning rate.
+  """1 / sqrt(fan-in) of a kernel [h, w, I, O]: the factor of the equalised learning rate.
 
-  It multiplies the results, or the styles, which takes no copy of the kernel.
+  It is applied to the results, or to the styles, which needs no scaled copy of the kernel.
   """
   return 1.0 / math.sqrt(math.prod(kernel[:3]))
 
@@ -125,7 +125,7 @@ class FullyConnected(nn.Module):
     return activate(y + bias.astype(dtype), self.activation)
 
   def _weights(self, inputs: int) -> tuple[jax.Array, jax.Array, float]:
-    """Kernel [inputs, features] and bias, and what multiplies a product with the kernel."""
+    """Kernel [inputs, features], bias, and the factor on a matmul with the kernel."""
     kernel = self.param(
         'kernel', self.implementation.normal(1.0 / self.lr_multiplier), (inputs, self.features))
     bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
@@ -138,7 +138,7 @@ class FullyConnected(nn.Module):
 
 
 class FullyConnectedWeights(FullyConnected):
-  """The parameters of `FullyConnected`, for a product that is computed elsewhere."""
+  """The parameters of `FullyConnected`, for a matmul that is computed elsewhere."""
 
   @nn.compact
   def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
@@ -177,7 +177,8 @@ class Conv2d(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     y = resample.resample_conv(
-        x.astype(dtype), kernel.astype(dtype), self.up, self.down, implementation=self.implementation)
+        x.astype(dtype), kernel.astype(dtype), self.up, self.down,
+        implementation=self.implementation)
     y = y * _gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -186,7 +187,7 @@ class Conv2d(nn.Module):
 
 
 class ModulatedConv2d(nn.Module):
-  """Convolution whose input channels a style scales (StyleGAN2, section 2.2).
+  """Modulated convolution: a style scales its input channels (StyleGAN2, section 2.2).
 
   Scaling the input by the style and the output by the demodulation factor
   around one shared convolution equals the grouped convolution with one kernel
@@ -195,7 +196,7 @@ class ModulatedConv2d(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: odd.
-    demodulate: scales every output channel to unit expected deviation.
+    demodulate: scales every output channel to unit expected standard deviation.
     up: 1 or 2.
     implementation: dtype, and the implementation of the heavy operations.
   """
@@ -210,14 +211,15 @@ class ModulatedConv2d(nn.Module):
   def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
     """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]."""
     dtype = self.implementation.dtype
-    scale = FullyConnected(x.shape[-1], bias_init=1.0, implementation=self.implementation, name='affine')(style)
+    scale = FullyConnected(x.shape[-1], bias_init=1.0, implementation=self.implementation,
+                           name='affine')(style)
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     scale = scale * _gain(shape)
     if not self.demodulate and self.up == 1 and shape[:2] == (1, 1) and (
         self.implementation.pointwise == 'matmul'):
-      # Scaling a small kernel for each image spares a scaled copy of the map. (A TPU scales
-      # within the convolution, and would change the layout of the map for this.)
+      # A small kernel per image avoids a scaled copy of the map. (On a TPU the scaling is fused
+      # into the convolution, and this would change the layout of the map.)
       kernels = kernel[0, 0] * scale[:, :, None]
       return jnp.einsum('nhwi,nio->nhwo', x.astype(dtype), kernels.astype(dtype))
     y = resample.resample_conv(
@@ -236,7 +238,7 @@ class StyleConv(nn.Module):
 
   Attributes:
     features: output channels.
-    resolution: side of the constant noise map, the built output size.
+    resolution: side of the constant noise map, that of the output at the native resolution.
     up: 1 or 2.
     use_noise: has a noise strength and a constant noise map.
     implementation: dtype, and the implementation of the heavy operations.
@@ -259,11 +261,12 @@ class StyleConv(nn.Module):
         'const' (the stored map, [H * up, W * up], or one per image with N in front)
         or 'none'.
     """
-    y = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation, name='conv')(x, style)
+    y = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation,
+                        name='conv')(x, style)
     if self.use_noise:
       y = self._add_noise(y, noise_mode)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    # Not `activate`: the gradient of the demodulation keeps y anyway, which has the signs.
+    # Not `activate`: y, which has the signs, is a residual of the demodulation anyway.
     y = y + bias.astype(y.dtype)
     return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
 
@@ -310,11 +313,12 @@ class ToRGB(nn.Module):
         enlarged by the FIR filter.
     """
     y = ModulatedConv2d(
-        self.features, 1, demodulate=False, implementation=self.implementation, name='conv')(x, style)
+        self.features, 1, demodulate=False, implementation=self.implementation,
+        name='conv')(x, style)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     if self.implementation.images == 'planes':
       y = with_layout_constraint(y, Layout((0, 3, 1, 2)))
-    # Images are summed over up to seven sizes: float32 keeps the sum exact.
+    # RGB images of up to seven resolutions are summed, in float32.
     y = y.astype(jnp.float32) + bias
     if skip is None:
       return y

@@ -1,4 +1,4 @@
-"""The mapping network (StyleGAN, arXiv 1812.04948; MAT shares it with the labels)."""
+"""The mapping network (StyleGAN, arXiv 1812.04948), of latents and of labels."""
 
 import dataclasses
 
@@ -13,11 +13,11 @@ W_AVG_BETA = 0.995
 
 
 class Mapping(nn.Module):
-  """Latent (and label) to style vectors (StyleGAN2).
+  """Maps latents (and labels) to style vectors, as in StyleGAN2.
 
   Attributes:
     w_dim: width of a style vector.
-    num_ws: vectors to broadcast to; None returns one, without w_avg.
+    num_ws: number of style vectors; None returns a single one, without w_avg.
     num_layers: depth; 8 in the released checkpoints.
     label_dim: width of the label; 0 for none.
     implementation: of the heavy operations; the mapping always computes in float32.
@@ -39,8 +39,8 @@ class Mapping(nn.Module):
       z: [N, z_dim], or None where only labels count.
       labels: [N, label_dim] or None.
       truncation_psi: 1 keeps w, 0 gives the average.
-      truncation_cutoff: truncates only the first so many vectors; None all.
-      train: moves `w_avg` towards the batch's mean, before the truncation, if
+      truncation_cutoff: number of style vectors to truncate, from the first; None for all.
+      train: EMA update of `w_avg` with the batch's mean, before the truncation, if
         the collection 'buffers' is mutable.
 
     Returns:
@@ -63,7 +63,7 @@ class Mapping(nn.Module):
       mean = jax.lax.stop_gradient(jnp.mean(x, axis=0))
       w_avg.value = mean + W_AVG_BETA * (w_avg.value - mean)
     x = jnp.broadcast_to(x[:, None], (x.shape[0], self.num_ws, self.w_dim))
-    # In this form psi = 1 is exactly the identity.
+    # Written so that psi = 1 is exactly the identity.
     truncated = truncation_psi * x + (1.0 - truncation_psi) * w_avg.value
     if truncation_cutoff is None:
       return truncated

@@ -1,4 +1,4 @@
-"""The networks of a configuration, and what in `config.model` does not fit together.
+"""Builds the networks of a configuration, and checks `config.model`.
 
 `configs/base.py` documents every field.
 """
@@ -18,7 +18,7 @@ from mat_jax.nn.projected import ProjectedDiscriminator
 from mat_jax.nn.sizes import check_resolution
 from mat_jax.ops.implementation import Implementation, for_platform
 
-GROUP_SIZE = 4  # images whose standard deviation the discriminator sees
+GROUP_SIZE = 4  # images of a group of the minibatch standard deviation
 RELEASED_MAPPING_LAYERS = 8
 
 
@@ -56,11 +56,12 @@ def generator_from_config(model: ml_collections.ConfigDict, implementations: str
                     'inpainting are for models without labels')
   return Generator(
       resolution=_checked_resolution(model), mapping_layers=mapping_layers(model),
-      width=model.width, dtype=compute_dtype(model.dtype), implementation=_implementation(implementations, remat))
+      width=model.width, dtype=compute_dtype(model.dtype),
+      implementation=_implementation(implementations, remat))
 
 
 def mapping_layers(model: Mapping[str, Any]) -> int:
-  """Depth of the mapping network; that of the released checkpoints if it is left open."""
+  """Depth of the mapping network; that of the released checkpoints if it is None."""
   return RELEASED_MAPPING_LAYERS if model['mapping_layers'] is None else model['mapping_layers']
 
 
@@ -68,7 +69,7 @@ def discriminator_from_config(model: ml_collections.ConfigDict, implementations:
                               remat: bool = False) -> Discriminator:
   """The discriminator of `config.model`; arguments as of `generator_from_config`.
 
-  Groups of four neighbours share their standard deviation, so that the result depends
+  Groups of four neighbours share their minibatch standard deviation, so that the result depends
   neither on the number of devices nor on microbatches.
   """
   return Discriminator(

@@ -65,7 +65,7 @@ class ProjectedDiscriminator(nn.Module):
 
 
 class RandomConv(nn.Module):
-  """A convolution whose random kernel stays as it is.
+  """A convolution with a random kernel that is not trained.
 
   Attributes:
     features: output channels.
@@ -87,7 +87,7 @@ class RandomConv(nn.Module):
 
 
 class Head(nn.Module):
-  """Halves a map until its side is 4, and scores every position.
+  """Downsamples a map until its side is 4, and scores every position.
 
   Attributes:
     implementation: dtype.
@@ -131,7 +131,7 @@ class SpectralConv(nn.Module):
 
 
 def largest_singular_value(matrix: jax.Array) -> jax.Array:
-  """Of a float32 matrix [I, O], by 16 steps of the power iteration on its Gram matrix.
+  """Largest singular value of a float32 [I, O], by 16 power iterations on its Gram matrix.
 
   The singular vector is taken as a constant, as in arXiv 1802.05957, equation 7.
   """

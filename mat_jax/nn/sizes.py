@@ -3,7 +3,7 @@
 import math
 
 HEADS = 6
-LATENT_SIDE = 16  # side of the map that `to_square` draws
+LATENT_SIDE = 16  # side of the map that `to_square` makes of a style
 
 
 def channels(resolution: int, width: float = 1.0) -> int:

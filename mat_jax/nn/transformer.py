@@ -1,9 +1,16 @@
-"""The mask-aware transformer body of stage one (MAT, section 3.3).
+"""The transformer body of stage one (MAT, section 3.3).
 
-Window attention (Swin, arXiv 2103.14030) without layer normalisation, position
-bias and residual sums; keys of the hole are shut out until a window has seen a
-valid token. Everything stays a map [N, H, W, C]; masks are [N, H, W, 1], 1
-where a token is valid.
+Its parts, by the paper's names:
+
+- adjusted transformer block (`TransformerBlock`): no layer normalisation; attention and input
+  are fused by concatenation and a dense layer instead of a residual connection.
+- multi-head contextual attention, MCA (`WindowAttention`): attends over the valid tokens of
+  shifted windows (Swin, arXiv 2103.14030), without position bias; an attention mask excludes
+  invalid tokens, those of the hole.
+- mask updating (in `TransformerBlock`, and in `PartialConv2d` by its own rule): once a window
+  holds a valid token, all of its tokens are valid for the next block.
+
+Feature maps stay [N, H, W, C] throughout; masks are [N, H, W, 1], 1 where a token is valid.
 """
 
 import math
@@ -23,7 +30,9 @@ _OTHER_WINDOW_LOGIT = -1e9  # of logits: no float32 exponential is left of it
 
 
 class PartialConv2d(nn.Module):
-  """Convolution that renormalises by the valid part of its window (arXiv 1804.07723).
+  """Partial convolution: renormalises by the valid part of its window (arXiv 1804.07723).
+
+  Its mask updating: an output position is valid if its window holds any valid input.
 
   Attributes:
     features: output channels.
@@ -73,11 +82,11 @@ def window_reverse(x: jax.Array, window: int, height: int, width: int) -> jax.Ar
 
 
 def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-  """What a query may see of a window that a cyclic shift put together.
+  """Attention mask of shifted windows, added to the logits (as in Swin).
 
   Returns:
     float32 [windows, tokens, tokens]: 0 between tokens that were neighbours
-    before the shift, -100 between regions that came from opposite borders.
+    before the cyclic shift, -100 between regions that came from opposite borders.
   """
   def regions(size: int) -> np.ndarray:
     position = np.arange(size)
@@ -91,16 +100,17 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
 
 
 def pack_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray | None:
-  """The bias of logits when `count` neighbouring windows are computed as one.
+  """Attention mask for window packing: `count` neighbouring windows computed as one.
 
   Args:
-    bias: float32 [windows, tokens, tokens], or None for none.
-    tokens: of one window.
-    count: windows to join; divides their number.
+    bias: float32 [windows, tokens, tokens], added to the logits; None for no bias.
+    tokens: number of tokens of one window.
+    count: number of windows to pack; divides the number of windows.
 
   Returns:
-    float32 [windows / count, count * tokens, count * tokens]: `bias` within a window, what
-    makes every weight 0 between windows. [1, ...] or None if there was no bias.
+    Block-diagonal float32 [windows / count, count * tokens, count * tokens]: `bias` within a
+    window, and between windows a logit so low that the attention weight is 0. [1, ...] if `bias`
+    is None and `count` is above 1; `bias` itself if `count` is 1.
   """
   if count == 1:
     return bias
@@ -119,12 +129,15 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 
 
 def _key_bias(mask: jax.Array) -> jax.Array:
-  """Mask of keys [B, T, 1] -> float32 [B, 1, T]: what shuts the keys of the hole out."""
+  """Mask of keys [B, T, 1] -> attention mask, float32 [B, 1, T]: -100 for invalid keys."""
   return jnp.where(mask == 0.0, _MASKED_LOGIT, 0.0).swapaxes(1, 2)
 
 
 class WindowAttention(nn.Module):
-  """Multi-head attention within windows; queries and keys from normalised tokens.
+  """Multi-head contextual attention, MCA (MAT, section 3.3), within windows.
+
+  Attends over valid tokens only: an attention mask excludes invalid keys. Queries and keys are
+  projected from L2-normalised tokens, values from the tokens themselves.
 
   Attributes:
     heads: number of heads; divides the width.
@@ -171,9 +184,9 @@ class WindowAttention(nn.Module):
       logits = logits.reshape(b, self.heads, t, t)
     if mask is not None:
       logits = logits + _key_bias(mask)[:, None]
-    # The softmax divides last, by sums over keys: every pass over [b, h, t, t] that the
-    # backward pass then needs not is memory traffic, the largest of the stage, and so are
-    # exponentials kept in float32. The largest logit cancels and has no gradient.
+    # The softmax is normalised after the matmul with the values: that spares passes over
+    # [b, h, t, t] in the backward pass, the largest memory traffic of the stage, as do
+    # exponentials that are not in float32. The maximum cancels and has no gradient.
     highest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp((logits - highest).astype(value.dtype))
     total = jnp.sum(weights, axis=-1, dtype=jnp.float32).swapaxes(1, 2)[..., None]
@@ -182,7 +195,7 @@ class WindowAttention(nn.Module):
     return project('proj', y).reshape(shape)
 
   def _is_kernel(self, tokens: jax.Array) -> bool:
-    """Whether to compute by `window_kernel`, which has to see the batch of one device."""
+    """Whether to use `window_kernel`, which needs the per-device batch (inside shard_map)."""
     return (self.implementation.attention == 'kernel' and tokens.shape[1] % 8 == 0
             and bool(jax.sharding.get_abstract_mesh().manual_axes))
 
@@ -200,7 +213,7 @@ class WindowAttention(nn.Module):
         None if mask is None else _key_bias(mask))
 
   def _packed_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
-    """How many windows of [B, T, C] tokens to compute together."""
+    """Number of windows of [B, T, C] tokens to compute together (window packing)."""
     windows = shape[0] if bias is None else bias.shape[0]
     return math.gcd(windows, max(1, self.implementation.attention_tokens // shape[1]))
 
@@ -224,7 +237,12 @@ class Mlp(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-  """Window attention, fusion by concatenation, MLP (MAT, figure 3).
+  """Adjusted transformer block (MAT, section 3.3): MCA, fusion, MLP, mask updating.
+
+  In contrast to a standard transformer block it has no layer normalisation, and instead of a
+  residual connection it concatenates input and attention and fuses them by a dense layer.
+  Mask updating: where a window has at least one valid token, all its tokens become valid; a
+  window without any stays invalid.
 
   Attributes:
     heads: attention heads.
@@ -271,14 +289,14 @@ class TransformerBlock(nn.Module):
 
 
 class TransformerStage(nn.Module):
-  """Resampling, transformer blocks, a partial convolution and a residual sum.
+  """Resampling, adjusted transformer blocks, a partial convolution, a residual connection.
 
   Attributes:
     depth: number of blocks; odd ones shift their windows.
     heads: attention heads.
     window: side of a window.
-    resolution: side of the map that the network is built for; windows that
-      cover it do not shift, on larger inputs neither.
+    resolution: side of the map at the network's native resolution; windows that
+      cover it are not shifted, on larger inputs neither.
     up: resampling of the input, 1 or 2.
     down: resampling of the input, 1 or 2.
     implementation: dtype, and the implementation of the heavy operations.
@@ -298,8 +316,8 @@ class TransformerStage(nn.Module):
     """[N, H, W, C] -> [N, H * up / down, W * up / down, C], and the mask likewise."""
     width = x.shape[-1]
     if (self.up, self.down) != (1, 1):
-      x, mask = PartialConv2d(width, 3, up=self.up, down=self.down, implementation=self.implementation,
-                              name='downsample')(x, mask)
+      x, mask = PartialConv2d(width, 3, up=self.up, down=self.down,
+                              implementation=self.implementation, name='downsample')(x, mask)
     shortcut = x
     window = min(self.window, self.resolution)
     for i in range(self.depth):

@@ -1,4 +1,4 @@
-"""Stride-1 convolutions, with the kernel gradient in the form that suits a platform.
+"""Stride-1 convolutions, with the implementation of the kernel gradient that suits a platform.
 
 All maps are NHWC, all kernels HWIO; convolutions are correlations.
 """
@@ -14,7 +14,7 @@ from mat_jax.ops.implementation import PORTABLE, Implementation
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-# Positions of a strip: with some hundred channels its rows stay in a core's cache.
+# Positions of a strip: with a few hundred channels its rows stay in a core's cache.
 _STRIP = 2048
 
 
@@ -26,7 +26,7 @@ def plain(x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1,
     x: [N, H, W, I].
     kernel: [h, w, I, O].
     padding: zeros (before, after) each spatial axis.
-    stride: every so many positions are computed.
+    stride: of both spatial axes.
     dilation: each pixel is followed by `dilation` - 1 zeros, inserted before the padding.
 
   Returns:
@@ -58,15 +58,14 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
 
 
 def _multiply(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-  """A convolution, by a matrix product if the kernel is one."""
+  """A convolution; a 1x1 kernel without padding is computed as a matmul."""
   if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
     return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
   return plain(x, kernel, padding)
 
 
-# A convolution is bilinear in map and kernel. Its two derivatives and theirs are the same
-# three products again: the convolution, its transpose, and the kernel gradient. With the
-# rules below every order of derivatives, R1's too, is made of them.
+# A convolution is bilinear in input and kernel. Its derivatives of any order, those of R1 too,
+# consist of the same three operations: the convolution, its transpose and the kernel gradient.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -75,7 +74,7 @@ def _bilinear(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
 
 
 def _bilinear_forward(x, kernel, padding):
-  # The map is kept for the kernel's gradient alone.
+  # The input is a residual only if the kernel's gradient is needed.
   kept = x.value if kernel.perturbed else None
   return _bilinear(x.value, kernel.value, padding), (kept, kernel.value)
 
@@ -94,15 +93,15 @@ _bilinear.defvjp(_bilinear_forward, _bilinear_backward, symbolic_zeros=True)
 def _after(first: jax.Array, x: jax.Array) -> jax.Array:
   """`x`, but not before `first` has been computed.
 
-  XLA's scheduler on the CPU leaves kernel gradients to the end of a backward pass, so that
-  the maps that they need pile up until then, and it drops optimisation barriers. Nothing is
-  above infinity, which it does not know.
+  XLA's scheduler on the CPU defers kernel gradients to the end of the backward pass, so that
+  the maps they need stay in memory until then, and it drops optimisation barriers. No value is
+  above infinity, but XLA does not know that and keeps the dependency.
   """
   return jnp.where(first > jnp.inf, first, x)
 
 
 def _transpose(gradient: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-  """The gradient by the map: a convolution with the flipped kernel."""
+  """The gradient by the input: a convolution with the flipped kernel."""
   flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   full = tuple((size - 1 - before, size - 1 - after)
                for size, (before, after) in zip(kernel.shape[:2], padding, strict=True))
@@ -113,9 +112,9 @@ def _transpose(gradient: jax.Array, kernel: jax.Array, padding: Padding) -> jax.
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, padding: Padding) -> jax.Array:
   """The gradient by the kernel, [h, w, I, O], of [N, H, W, I] and [N, H', W', O].
 
-  XLA's own takes a tenth of the speed of a matrix product on the CPU, and one product over
-  the whole map transposes it in memory. So the map is cut into strips of rows; the columns
-  that the kernel sees lie beside each other as channels, and each of its rows is a product.
+  XLA's own reaches a tenth of the speed of a matmul on the CPU, and one matmul over the whole map
+  transposes it in memory. So the map is cut into strips of rows; the columns that the kernel
+  covers are stacked as channels, and each row of the kernel is one matmul.
   """
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   n, rows, columns, outputs = gradient.shape

@@ -35,22 +35,23 @@ class Implementation:
       'strips' of rows, or by 'xla'.
     pointwise: a k1 convolution as a 'matmul' or as a 'convolution', which keeps the
       layout of its neighbours on a TPU.
-    images: the layout in memory of maps of three channels, 'any' that XLA chooses or 'planes',
-      one for each channel. XLA would choose that of the convolutions around them, with the batch
-      in the TPU's 128 lanes: eight images then take the room of 128.
-    attention_tokens: neighbouring windows of fewer tokens are packed together, masked from each
-      other: a TPU pads rows of logits to its 128 lanes anyway.
-    attention: of windows as 'matmuls' that XLA compiles, or as one 'kernel' of a TPU
-      (`mat_jax.ops.window_kernel`) where a device computes its own batch, as in training.
-    remat_policy: what a network keeps for its backward pass: 'all' residuals, or the results of
-      its 'convolutions' alone, from which the rest is computed again: scaling, bias, activation,
+    images: the memory layout of maps of three channels: 'any', left to XLA, or 'planes', channel
+      first. Left to itself, XLA takes the layout of the surrounding convolutions, with the batch
+      in the TPU's 128 lanes: eight images then take the memory of 128.
+    attention_tokens: window packing: neighbouring windows are computed together up to this many
+      tokens, with an attention mask between them, as a TPU pads rows of logits to its 128 lanes
+      anyway.
+    attention: window attention as 'matmuls' that XLA compiles, or as one TPU 'kernel'
+      (`mat_jax.ops.window_kernel`) inside shard_map, as in training.
+    remat_policy: which residuals a network saves for its backward pass: 'all', or the results of
+      its 'convolutions' alone, from which the rest is recomputed: scaling, bias, activation,
       filter and attention, a few per cent of the work.
-    remat: every block computes its activations again in the backward pass instead of
-      keeping them (arXiv 1604.06174), convolutions too.
-    inference: a 'batch' is completed at once or 'image' by image, whose maps stay nearer to a
-      CPU's caches.
-    normal: standard deviation -> initializer of what begins as a normal draw; see
-      `train_state.fresh_variables`, which makes all draws at once.
+    remat: every block recomputes its activations, those of convolutions too, in the backward
+      pass instead of saving them (arXiv 1604.06174).
+    inference: whether a 'batch' is completed at once or 'image' by image, which makes better use
+      of a CPU's caches.
+    normal: standard deviation -> initializer of weights that are normally distributed; see
+      `train_state.fresh_variables`, which samples all of them at once.
   """
 
   dtype: Any = jnp.float32
@@ -119,5 +120,5 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Imple
                           remat_policy='convolutions', inference='image')
   if platform == 'tpu':
     return Implementation(dtype, 'depthwise', 'adjoint', 'strided', 'xla', pointwise='convolution',
-                   images='planes', attention_tokens=128, attention='kernel')
+                          images='planes', attention_tokens=128, attention='kernel')
   return Implementation(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

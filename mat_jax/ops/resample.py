@@ -83,7 +83,7 @@ def _interleave(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
 
 
 def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
-  """[1, 3, 3, 1] / 4 over the zero-inserted axis, by its two phases."""
+  """[1, 3, 3, 1] / 4 over the zero-inserted axis, by its two polyphase components."""
   size = x.shape[axis]
   pads = [(0, 0)] * x.ndim
   pads[axis] = (1, 1)
@@ -95,7 +95,7 @@ def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
 
 
 def upsample(x: jax.Array, implementation: Implementation = PORTABLE) -> jax.Array:
-  """2x enlargement with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
+  """2x upsampling with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
   # A convolution would put the batch of an image of three channels into the TPU's 128 lanes.
   if implementation.fir == 'depthwise' and x.shape[-1] > 4:
     return upfirdn(x, fir_filter(), up=2, padding=(2, 1), gain=4.0)
@@ -118,12 +118,14 @@ def _blur_dilated_axis(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
       (before + right) + 3.0 * (left + odd), (left + after) + 3.0 * (odd + right), axis)
 
 
-def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array, implementation: Implementation) -> jax.Array:
+def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array,
+                               implementation: Implementation) -> jax.Array:
   """The zero-inserted k3 convolution split by output parity, merged into the FIR."""
   rows = []
   for row_taps, row_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)):
     even, odd = (
-        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad), implementation)
+        convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad),
+                             implementation)
         for column_taps, column_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)))
     rows.append(_blur_dilated_axis(even, odd, 2))
   return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
@@ -149,8 +151,8 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
 def _phases(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
   """[N, H, W, C] -> even and odd rows, each as even and odd columns.
 
-  The gradient of a strided slice is a map of zeros and its sum with others; here the four
-  gradients are put side by side instead.
+  By default the gradient of each strided slice is a map with zeros inserted, and the four are
+  added; here the four gradients are interleaved instead.
   """
   return tuple(tuple(x[:, i::2, j::2] for j in range(2)) for i in range(2))
 
@@ -175,8 +177,9 @@ def _merge(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
   return lax.slice_in_dim(_interleave(even, jnp.pad(odd, pads), axis), 0, size, axis=axis)
 
 
-def _strided_conv_polyphase(x: jax.Array, kernel: jax.Array, implementation: Implementation) -> jax.Array:
-  """Stride-2 VALID k3 convolution as four convolutions over the input's phases."""
+def _strided_conv_polyphase(x: jax.Array, kernel: jax.Array,
+                            implementation: Implementation) -> jax.Array:
+  """Stride-2 VALID k3 convolution as four convolutions over the input's polyphase components."""
   phases = _phases(x)
   return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], implementation=implementation)
              for i in range(2) for j in range(2))
@@ -208,7 +211,7 @@ def resample_conv(x: jax.Array, kernel: jax.Array, up: int = 1, down: int = 1,
     kernel: [k, k, I, O]; k odd, 1 or 3 when resampling.
     up: 1 or 2.
     down: 1 or 2, not together with `up`.
-    fir: a 4x4 filter other than MAT's; None takes MAT's in the fastest form.
+    fir: a 4x4 filter other than MAT's; None takes MAT's, in the fastest implementation.
     implementation: of the heavy operations.
 
   Returns:

@@ -1,13 +1,13 @@
-"""Convolutions of stride 2 whose derivatives of any order are products that cuDNN has.
+"""Convolutions of stride 2 whose derivatives of any order are convolutions that cuDNN has.
 
 The sum of y * strided(x, kernel) is linear in each of x, kernel and y, and its derivative by
-each of them is one of three convolutions: `strided`, its adjoint `transposed`, and `kernel_gradient`.
-They are each other's derivatives. What JAX derives by itself from a zero-inserted
-convolution, as the second order of R1 does, is equal, but XLA's GPU compiler then finds
-neither cuDNN's gradient of the input nor that of the kernel: it inserts the zeros (four times
-the work) and convolves with whole maps as kernels.
+each of them is one of three convolutions: `strided`, its adjoint `transposed`, and
+`kernel_gradient`. They are each other's derivatives. What JAX derives by itself from a
+zero-inserted convolution, in the second derivatives of R1 for example, has the same values, but
+XLA's GPU compiler then recognises neither cuDNN's input gradient nor its kernel gradient: it
+inserts the zeros (four times the work) and convolves with whole maps as kernels.
 
-All maps are NHWC, kernels [3, 3, I, O], odd sides 2 h + 1 of x become h.
+All maps are NHWC, all kernels [3, 3, I, O]; odd sides 2 h + 1 of x become h.
 """
 
 import jax
@@ -50,7 +50,9 @@ def _keep(function):
   return lambda a, b: (function(a, b), (a, b))
 
 
-strided.defvjp(_keep(strided), lambda kept, g: (transposed(g, kept[1]), kernel_gradient(kept[0], g)))
-transposed.defvjp(_keep(transposed), lambda kept, g: (strided(g, kept[1]), kernel_gradient(g, kept[0])))
+strided.defvjp(
+    _keep(strided), lambda kept, g: (transposed(g, kept[1]), kernel_gradient(kept[0], g)))
+transposed.defvjp(
+    _keep(transposed), lambda kept, g: (strided(g, kept[1]), kernel_gradient(g, kept[0])))
 kernel_gradient.defvjp(
     _keep(kernel_gradient), lambda kept, g: (transposed(kept[1], g), strided(kept[0], g)))

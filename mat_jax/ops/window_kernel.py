@@ -1,13 +1,13 @@
-"""Window attention as one TPU kernel for each direction.
+"""Window attention as fused Pallas TPU kernels, one for the forward and one for the backward pass.
 
 Left to XLA, the logits of every window and head go to memory and back several times, and so do
 queries, keys and values in several layouts: ten times the bytes of the tokens themselves. Here a
-program takes some windows into the chip's fast memory, computes everything between their
-tokens and their results there, and in the backward pass computes it again, as
-FlashAttention does (arXiv 2205.14135); windows are small enough to need no tiling of the logits.
+step of the Pallas grid loads some windows into the chip's fast memory (VMEM) and computes
+everything between tokens and results there; the backward pass recomputes it, as FlashAttention
+does (arXiv 2205.14135). Windows are small enough to need no tiling of the logits.
 
-The kernels take the batch of one device. XLA cannot cut them over devices by itself:
-call them inside of `jax.shard_map`.
+The kernels take the batch of one device. XLA cannot shard them by itself: call them inside
+`jax.shard_map`.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 
-# Tokens that a program takes: enough for the products to fill the chip's units.
+# Tokens of a grid step: enough for the matmuls to fill the chip's matrix units.
 _TOKENS = 512
 
 
@@ -30,10 +30,10 @@ class Weights(NamedTuple):
   """Projections of window attention, each a kernel [C, C] and a bias [1, C].
 
   Attributes:
-    query: from tokens of length 1 to the queries of all heads, side by side.
-    key: the same to keys.
+    query: from L2-normalised tokens to the queries of all heads, concatenated.
+    key: the same for keys.
     value: from tokens to values.
-    result: from what the heads see, side by side, to results.
+    result: output projection of the concatenated heads.
   """
 
   query: tuple[jax.Array, jax.Array]
@@ -44,17 +44,17 @@ class Weights(NamedTuple):
 
 def attend(tokens: jax.Array, weights: Weights, heads: int, bias: np.ndarray | None,
            key_bias: jax.Array | None) -> jax.Array:
-  """Attention of every window, queries and keys from tokens of length 1.
+  """Attention of every window, queries and keys from L2-normalised tokens.
 
-  Differentiable once, by tokens and weights. On other devices than TPUs the kernels are
+  Differentiable once, by tokens and weights. On devices other than TPUs the kernels are
   interpreted, which is exact and slow.
 
   Args:
     tokens: [B, T, C], B = images * windows, windows innermost; T a multiple of 8.
-    weights: in the dtype of the products.
+    weights: in the dtype of the matmuls.
     heads: divides C.
-    bias: [windows, T, T] added to the logits, of values that bfloat16 has, or None.
-    key_bias: float32 [B, 1, T], added to the logits of a key for every query, or None.
+    bias: [windows, T, T] added to the logits, values exact in bfloat16, or None.
+    key_bias: attention mask, float32 [B, 1, T], added to the logits of every query, or None.
 
   Returns:
     [B, T, C] in the dtype of the tokens.
@@ -67,7 +67,7 @@ def attend(tokens: jax.Array, weights: Weights, heads: int, bias: np.ndarray | N
 
 
 class _Case(NamedTuple):
-  """What a kernel gets beside tokens and weights."""
+  """Static parameters of a kernel, and which biases it takes."""
 
   heads: int
   bias: bool
@@ -102,7 +102,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _flops(tokens: jax.Array, projections: int, products: int) -> int:
-  """Of products by a [C, C] matrix and of products among the tokens of a window."""
+  """FLOPs of matmuls with [C, C] weights and of matmuls among the tokens of a window."""
   b, t, c = tokens.shape
   return 2 * b * t * c * (projections * c + products * t)
 
@@ -110,17 +110,18 @@ def _flops(tokens: jax.Array, projections: int, products: int) -> int:
 def _call(kernel: Callable[..., None], tokens: jax.Array, others: tuple[jax.Array, ...],
           weights: Weights, constants: tuple[jax.Array, ...], case: _Case,
           shapes: list[jax.ShapeDtypeStruct], flops: int) -> Any:
-  """Runs a kernel over the windows, some at a time.
+  """Runs a kernel over the windows, some in each grid step.
 
   Args:
     kernel: takes references to its inputs, then to its results.
     tokens: [B, T, C].
     others: further inputs of that shape.
-    weights: all of which every program gets.
+    weights: whole arrays, the same in every grid step.
     constants: bias and key bias, see `case`.
-    case: what there is of them.
-    shapes: of the results; those of the tokens' shape are cut like them, others are summed.
-    flops: of the products.
+    case: which of them there are.
+    shapes: of the results; those of the tokens' shape are split over the grid like the tokens,
+      others are summed over it.
+    flops: of the matmuls.
 
   Returns:
     The results.
@@ -154,7 +155,7 @@ def _call(kernel: Callable[..., None], tokens: jax.Array, others: tuple[jax.Arra
 
 
 def _read(case: _Case, references: tuple[Any, ...]) -> tuple[Weights, jax.Array | None, Any]:
-  """Weights as references, what is added to the logits, and the references that are left."""
+  """Weights as references, the biases of the logits, and the remaining references."""
   weights = Weights(*((references[2 * i], references[2 * i + 1]) for i in range(4)))
   left = list(references[8:])
   added = left.pop(0)[...].astype(jnp.float32) if case.bias else None
@@ -165,19 +166,19 @@ def _read(case: _Case, references: tuple[Any, ...]) -> tuple[Weights, jax.Array 
 
 
 def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-  """A product of matrices over one axis of each, summed in float32."""
+  """Matmul that contracts one axis of each operand, accumulated in float32."""
   return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())),
                          preferred_element_type=jnp.float32)
 
 
 def _batched(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-  """The same for every window."""
+  """`_dot` for every window."""
   return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((0,), (0,))),
                          preferred_element_type=jnp.float32)
 
 
 def _normalize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """float32 [M, C] -> rows of length 1, and what they were multiplied by."""
+  """float32 [M, C] -> L2-normalised rows, and the factors that normalised them."""
   factor = lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
   return x * factor, factor
 
@@ -188,7 +189,7 @@ def _project(x: jax.Array, part: tuple[Any, Any]) -> jax.Array:
 
 
 def _inputs(weights: Weights, rows: jax.Array, scale: float) -> tuple[jax.Array, ...]:
-  """What attention starts from, all [M, C].
+  """Normalised tokens, queries, keys and values, all [M, C].
 
   Args:
     weights: as references.
@@ -196,8 +197,8 @@ def _inputs(weights: Weights, rows: jax.Array, scale: float) -> tuple[jax.Array,
     scale: of the logits.
 
   Returns:
-    Tokens of length 1 and what they were multiplied by, float32, and queries times the scale,
-    keys and values of all heads in the dtype of the tokens.
+    Normalised tokens and their factors, float32; queries times the scale, keys and values of all
+    heads in the dtype of the tokens.
   """
   unit, factor = _normalize(rows.astype(jnp.float32))
   normalized = unit.astype(rows.dtype)
@@ -207,7 +208,7 @@ def _inputs(weights: Weights, rows: jax.Array, scale: float) -> tuple[jax.Array,
 
 
 class _Heads:
-  """Cuts rows of tokens into windows and heads, and puts them together again."""
+  """Splits rows of tokens into windows and heads, and merges them again."""
 
   def __init__(self, case: _Case, tokens: Any):
     self.count = case.heads
@@ -227,7 +228,7 @@ class _Heads:
 
 def _exponentials(query: jax.Array, key: jax.Array,
                   added: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-  """Weights of the keys, float32 [windows, T, T], before they are divided by their sums."""
+  """Attention weights, float32 [windows, T, T], before the division by their sums."""
   logits = _batched(query, key, (2, 2))
   if added is not None:
     logits += added
@@ -236,7 +237,7 @@ def _exponentials(query: jax.Array, key: jax.Array,
 
 
 def _forward(case: _Case, tokens_ref: Any, *references: Any) -> None:
-  """Results of some windows."""
+  """Forward pass of some windows."""
   weights, added, (result_ref,) = _read(case, references)
   heads = _Heads(case, tokens_ref)
   rows = tokens_ref[...].reshape(-1, heads.channels)
@@ -251,7 +252,7 @@ def _forward(case: _Case, tokens_ref: Any, *references: Any) -> None:
 
 
 def _backward(case: _Case, tokens_ref: Any, gradient_ref: Any, *references: Any) -> None:
-  """Gradients of some windows; those of the weights are added up over the programs."""
+  """Backward pass of some windows; gradients of the weights are summed over the grid."""
   weights, added, (by_tokens_ref, *by_weights) = _read(case, references)
   by = Weights(*((by_weights[2 * i], by_weights[2 * i + 1]) for i in range(4)))
 
@@ -273,7 +274,7 @@ def _backward(case: _Case, tokens_ref: Any, gradient_ref: Any, *references: Any)
 
   def through(part: tuple[Any, Any], by_part: tuple[Any, Any], x: jax.Array,
               change: jax.Array) -> jax.Array:
-    """Adds to the gradients of a projection of x; returns that of x, float32."""
+    """Accumulates the gradients of a projection of x; returns the gradient of x, float32."""
     by_part[0][...] += _dot(x, change.astype(dtype), (0, 0))
     by_part[1][...] += jnp.sum(change, axis=0, keepdims=True)
     return _dot(change.astype(dtype), part[0][...], (1, 1))
@@ -290,7 +291,7 @@ def _backward(case: _Case, tokens_ref: Any, gradient_ref: Any, *references: Any)
 
 def _head_gradients(query: jax.Array, key: jax.Array, value: jax.Array, by_mixed: jax.Array,
                     added: jax.Array | None) -> tuple[jax.Array, ...]:
-  """What a head mixes of the values, and the gradients of query, key and value.
+  """A head's weighted sum of the values, and the gradients of query, key and value.
 
   All float32 [windows, T, d]; `by_mixed` is the gradient of the first.
   """

@@ -1,7 +1,8 @@
-"""The processes of a run, one on each host of a pod, and what they tell each other.
+"""The processes of a run, one on each host of a pod, and their communication.
 
-They talk through JAX's coordination service, which process 0 runs, and not through collectives
-of the devices: those give up when one process comes minutes after another, as after compiling.
+They communicate through JAX's coordination service, which process 0 runs, and not through
+collectives of the devices: those time out when one process arrives minutes after another, as after
+compiling.
 """
 
 import collections
@@ -21,8 +22,8 @@ from jax._src import distributed
 from mat_jax.errors import EXIT_CODE, UserError
 from mat_jax.runtime import sigterm
 
-# Seconds: between two signs of life, without one before a process counts as dead, and between
-# two lines in the log about whom the others wait for.
+# Seconds: between two heartbeats, without one before a process counts as dead, and between
+# two lines in the log about which process is waited for.
 _BEAT, _DEAD_AFTER, _LOG_EVERY = 5.0, 90.0, 30.0
 _POLL = 2.0
 # JAX's own watch, which ends the process by SIGABRT, comes later. Where compiling took longer than
@@ -121,7 +122,7 @@ def all_gather(name: str, value: int = 0, store: KeyValueStore | None = None,
 
 
 def barrier(name: str) -> None:
-  """Waits until all processes have come so far; see `all_gather`."""
+  """Barrier: waits until all processes have called it; see `all_gather`."""
   all_gather(name)
 
 
@@ -184,22 +185,22 @@ def _wait_for(store: KeyValueStore, key: str, process: int, name: str) -> str:
 
 
 class _Pulse:
-  """Whether another process goes on to give signs of life."""
+  """Whether another process still sends heartbeats."""
 
   def __init__(self):
     self._last, self._changed = '', time.monotonic()
 
   def is_alive(self, sign: str, now: float) -> bool:
-    """Takes note of its newest sign."""
+    """Registers its newest heartbeat."""
     if sign != self._last:
       self._last, self._changed = sign, now
     return now - self._changed < _DEAD_AFTER
 
 
 def _watch_others(store: KeyValueStore, index: int) -> None:
-  """Gives signs of life, and ends this process when another one has, wherever it is.
+  """Sends heartbeats, and ends this process when another one has ended, whatever it is doing.
 
-  In a collective it would wait for that one without an end.
+  In a collective it would wait for that one indefinitely.
   """
   pulses: dict[str, _Pulse] = collections.defaultdict(_Pulse)
   for number in itertools.count():

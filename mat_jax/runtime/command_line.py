@@ -1,4 +1,4 @@
-"""What the command lines share: flags, their mistakes, and a quiet end."""
+"""Shared by the command lines: parsing of flags, messages about mistakes, clean exit."""
 
 from collections.abc import Callable
 import contextlib
@@ -49,7 +49,7 @@ def _sentence(error: Exception) -> str:
 def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   """Runs `main` with the parsed command line, logging nothing below warnings.
 
-  SIGTERM ends the program at once, with exit code 143 and nothing half-written.
+  SIGTERM ends the process at once, with exit code 143 and nothing half-written.
 
   Args:
     main: function of what is left of the command line.
@@ -65,7 +65,7 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
 
 
 def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
-  """In its `with` block, SIGTERM ends the program at once, and nothing half-written stays.
+  """In its `with` block, SIGTERM ends the process at once, and nothing half-written stays.
 
   Not by an exception, which is lost where Python happens to be in a destructor.
   """
@@ -78,13 +78,13 @@ def _end() -> None:
 
 
 def _unraisable(found: 'sys.UnraisableHookArgs') -> None:
-  """Keeps back what Orbax's writing threads raise after another of them has failed."""
+  """Suppresses what Orbax's writing threads raise after another of them has failed."""
   if str(found.exc_value) != 'Event loop is closed':
     sys.__unraisablehook__(found)
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:
-  """Keeps back what libraries tell their own developers.
+  """Suppresses messages of libraries that are meant for their own developers.
 
   Orbax's threads accompany an error that it raises with tracebacks; TFDS warns of settings
   of ours.

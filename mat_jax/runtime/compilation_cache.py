@@ -1,9 +1,9 @@
-"""JAX's cache of compiled programs, so that the next process does not compile them again.
+"""JAX's persistent compilation cache, so that the next process does not compile again.
 
-JAX keeps them by a key of the program, its options, JAX's version and the kind of device (of
-a CPU, every feature). The cache of this program has a limit, which JAX keeps to by removing what
-was used longest ago. Where the user names a folder, the limit is what JAX was told
-(`JAX_COMPILATION_CACHE_MAX_SIZE`): others may keep theirs there.
+The key of an entry is made of the HLO, the compiler options, JAX's version and the kind of device
+(of a CPU, every feature). The default folder has a size limit, which JAX enforces by removing the
+least recently used entries. Where the user names a folder, the limit is that of JAX
+(`JAX_COMPILATION_CACHE_MAX_SIZE`), as others may use that folder too.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from absl import logging
 import jax
 from jax._src import distributed
 
-_LIMIT = 4 * 2**30  # bytes of all programs; the training step at full size has 30 MB
+_LIMIT = 4 * 2**30  # bytes of all entries; the training step at full size has 30 MB
 _UNLIMITED = -1
 
 
 def enable(folder: str | None = None, process_index: int = 0) -> None:
-  """Lets JAX keep compiled programs in a folder; call before anything is compiled.
+  """Turns JAX's compilation cache on; call before anything is compiled.
 
-  What cannot be read or written there is compiled as without a cache, with a warning.
+  Entries that cannot be read or written cost a warning and the time to compile.
 
   Args:
     folder: where to; None for JAX_COMPILATION_CACHE_DIR if that is set, else
@@ -45,18 +45,18 @@ def enable(folder: str | None = None, process_index: int = 0) -> None:
   try:
     os.makedirs(folder, mode=0o700, exist_ok=True)
   except OSError as error:
-    logging.warning('Compiled programs are not kept: %s (%s); --compilation_cache names another '
+    logging.warning('The compilation cache is off: %s (%s); --compilation_cache names another '
                     'folder.', folder, error.strerror or error)
     jax.config.update('jax_compilation_cache_dir', None)
 
 
 @contextlib.contextmanager
 def written_by_every_process() -> Iterator[None]:
-  """Within it, JAX keeps what this process compiles, whichever process it is.
+  """Context in which every process, not only process 0, writes to its compilation cache.
 
-  JAX lets only process 0 write, as all of them would into the same folder; `enable` gives each
-  its own. Otherwise process 0 would take a program from its cache in seconds and then wait in
-  the first collective for others that compile for minutes. It has no setting for it.
+  JAX lets only process 0 write, as all of them would write into the same folder; `enable` gives
+  each its own. Otherwise process 0 would load from its cache in seconds and then wait in the first
+  collective for others that compile for minutes. JAX has no setting for it.
   """
   state = distributed.global_state
   process_id, state.process_id = state.process_id, 0

@@ -37,7 +37,7 @@ _OPERATION = re.compile(r'\{\{.*?\}\} ')
 
 
 class Fault(NamedTuple):
-  """What an error of a read or write says.
+  """Classification of an error of a read or write.
 
   Attributes:
     is_damage: whether the contents are proven to be wrong: missing, or against their checksum
@@ -71,9 +71,9 @@ class UnreachableError(UserError):
 
 
 def classify(error: Exception) -> Fault:
-  """What an error of Python, Orbax, TensorStore or TensorFlow says of the disk and its contents.
+  """Classifies an error of Python, Orbax, TensorStore or TensorFlow.
 
-  An error that is not known is no proof of damage.
+  An unknown error is no proof of damage.
   """
   text, code = _first_line(error), _SYSTEM_CODE.search(str(error))
   if isinstance(error, OSError):
@@ -116,7 +116,7 @@ def retried(act: Callable[[], T], path: str,
 
 
 def read(act: Callable[[], T], path: str) -> T:
-  """What a function reads, tried again as in `retried`.
+  """Calls a function that reads, again as in `retried`; returns its result.
 
   Args:
     act: only reads.

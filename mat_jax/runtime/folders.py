@@ -1,4 +1,4 @@
-"""What is in a folder of images."""
+"""Lists the files in a folder of images."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Pictures side by side, and PNG files."""
+"""Grids of pictures, and PNG files."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Decoding and squaring of images, whatever a file holds."""
+"""Decoding and square cropping of images of any format."""
 
 from collections.abc import Iterator
 import contextlib

@@ -1,4 +1,4 @@
-"""What a mask says of each pixel, the same for arrays and for files.
+"""The meaning of mask values, the same for arrays and for files.
 
 White is kept, and all else is hole: what a soft brush left grey is not known for certain.
 """
@@ -37,7 +37,7 @@ def read_mask(values: np.ndarray) -> Mask:
   Args:
     values: [H, W] or [H, W, channels]. White, which alone is kept, is the largest value of the
       type in all channels: True, 255 of uint8, 65,535 of uint16, 1.0 of floats, which have to
-      be in [0, 1]. Integers that are all 0 or 1 are taken for bool.
+      be in [0, 1]. Integers that are all 0 or 1 are treated as bool.
 
   Returns:
     The mask; a pixel is grey that is neither white nor 0 in all channels.

@@ -1,7 +1,7 @@
 """Output that appears under its name when it is complete, or not at all.
 
-A process that is ended from another thread (`mat_jax.runtime.sigterm`) removes what it has not completed
-by `discard_unfinished`; it needs no exception in the main thread, which might not get there.
+A process that is ended from another thread (`mat_jax.runtime.sigterm`) removes incomplete output by
+`discard_unfinished`; that needs no exception in the main thread, which might not get there.
 """
 
 from collections.abc import Iterator

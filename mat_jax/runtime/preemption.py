@@ -1,4 +1,4 @@
-"""A machine that is taken away: what SIGTERM does to a training run.
+"""Preemption: what SIGTERM does to a training run.
 
 SIGTERM comes about half a minute before the end. The loop asks after every step whether it has
 come, on several processes whether it has come to any of them, saves and returns. But the main
@@ -21,7 +21,7 @@ from mat_jax.runtime import cluster, sigterm
 # Seconds that the main thread has to end by itself, without and with progress to save.
 _IDLE_GRACE, _GRACE = 2.0, 5.0
 _POLL = 0.05
-_SIGNALLED = 128 + 15  # the exit code of a program that SIGTERM has ended
+_SIGNALLED = 128 + 15  # the exit code of a process that SIGTERM has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Preemption:
 
 
 class Processes:
-  """How several processes stop together; one for a run.
+  """Agreement of several processes on the step after which all stop; one for a run.
 
   Each step needs all of them, so all have to stop after the same one. When one is asked to stop,
   every process says up to which step it has gone or is bound to go, and all go on to the highest

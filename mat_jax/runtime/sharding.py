@@ -1,4 +1,4 @@
-"""Data parallelism: one mesh axis over which batches are cut (today's pjit).
+"""Data parallelism: one mesh axis over which batches are sharded (today's pjit).
 
 Explicit axis types would have to be carried through the window reshapes, hence
 `AxisType.Auto`: XLA propagates the shardings of state and batch.
@@ -58,8 +58,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Puts the same arrays on every device.
 
-  On several processes `jax.device_put` begins with a collective that compares them, which gives
-  up when the processes come at different times; here each takes its own for granted.
+  On several processes `jax.device_put` begins with a collective that compares the arrays, which
+  times out when the processes arrive at different times; here they are not compared.
 
   Args:
     tree: of arrays, the same on every process; what is on the devices already stays there.
@@ -79,7 +79,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def by_batch(mesh: Mesh) -> NamedSharding:
-  """The sharding of batches: the first axis cut over the devices."""
+  """The sharding of batches: the first axis is sharded over the devices."""
   return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
@@ -105,7 +105,7 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     mesh: the devices.
 
   Returns:
-    name -> [global batch, ...], cut over the devices.
+    name -> [global batch, ...], sharded over the devices.
   """
   sharding = by_batch(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, np.asarray(value))

@@ -1,1 +1,1 @@
-"""The training step, the loop around it, and what they report."""
+"""The training step, the training loop, metrics and logs."""

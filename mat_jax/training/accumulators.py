@@ -11,18 +11,19 @@ import jax.numpy as jnp
 
 Accumulators = dict[str, jax.Array]
 
-# The loss terms: what is watched for numbers that are not finite.
+# The loss terms, which the NaN guard checks.
 LOSSES = ('loss/g', 'loss/g_stage1', 'loss/perceptual', 'loss/l1', 'loss/d', 'loss/d_stage1',
           'loss/lecam', 'loss/r1', 'loss/r1_stage1', 'loss/lpips', 'loss/g_projected',
           'loss/d_projected')
-# Of options that are off by default; a state has sums of those that its run takes.
+# Losses that are off by default; a state has accumulators of those that its run uses.
 _OPTIONAL = ('loss/lpips', 'loss/g_projected', 'loss/d_projected')
-_METRICS = (*(name for name in LOSSES if name not in _OPTIONAL), 'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
+_METRICS = (*(name for name in LOSSES if name not in _OPTIONAL),
+            'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
             'signs/fake', 'signs/fake_stage1', 'signs/real', 'signs/real_stage1')
 
 
 def empty(optional: Iterable[str] = ()) -> Accumulators:
-  """No steps yet: name -> float32 [3], the sum, its number and the number left out.
+  """Accumulators of no steps: name -> float32 [3]: sum, count, number of non-finite values.
 
   Args:
     optional: names of losses that only some runs have.
@@ -31,7 +32,7 @@ def empty(optional: Iterable[str] = ()) -> Accumulators:
 
 
 def add(totals: Accumulators, metrics: dict[str, jax.Array]) -> Accumulators:
-  """Adds the metrics of a step; those of phases that it did not have may be missing."""
+  """Adds the metrics of a step; metrics of phases that it did not run may be missing."""
   return totals | {name: totals[name] + _entry(value) for name, value in metrics.items()}
 
 
@@ -41,7 +42,7 @@ def _entry(value: jax.Array) -> jax.Array:
 
 
 def means(totals: dict[str, Any]) -> dict[str, float]:
-  """Name -> mean; metrics without a number are left out, `nonfinite_losses` is a count."""
+  """Name -> mean; metrics with a count of 0 are left out, `nonfinite_losses` is a count."""
   found = {name: float(total) / float(count)
            for name, (total, count, _) in totals.items() if count}
   found['nonfinite_losses'] = float(

@@ -1,8 +1,8 @@
-"""The compiled programs of a run.
+"""Ahead-of-time compilation of the functions of a run.
 
-Runs of equal networks and settings in one process share them. On several processes all wait
-for each other between compiling a program and running it: collectives give up, or say nothing,
-when one process comes minutes after another.
+Runs of equal networks and settings in one process share the compiled functions. Several processes
+wait for each other between compiling a function and running it: collectives time out, or hang
+silently, when one process arrives minutes after another.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,9 +27,9 @@ from mat_jax.training.train_state import TrainState
 
 
 class AotFunction:
-  """A jitted function for arguments of one shape, compiled by itself before its first call.
+  """A jitted function for arguments of one shape, compiled ahead of its first call.
 
-  So the memory that compiling took is free again when the program runs.
+  The memory that compiling took is thus free again when the function runs.
   """
 
   def __init__(self, jitted: Callable[..., Any], name: str):
@@ -37,28 +37,28 @@ class AotFunction:
 
     Args:
       jitted: the function.
-      name: what it is, for the log: 'the training step'.
+      name: description for the log, such as 'the training step'.
     """
     self._jitted, self._name = jitted, name
     self._compiled: jax.stages.Compiled | None = None
 
   def trace(self, *arguments: Any) -> jax.stages.Traced:
-    """The program before it is lowered, for arguments or their shapes."""
+    """Traces the function for arguments or their shapes."""
     with _without_garbage_collection():
       return self._jitted.trace(*arguments)
 
   def lower(self, *arguments: Any) -> jax.stages.Lowered:
-    """The program before it is compiled, for arguments or their shapes."""
+    """Lowers the function for arguments or their shapes."""
     with _without_garbage_collection():
       return self._jitted.trace(*arguments).lower()
 
   def compile(self, *arguments: Any) -> jax.stages.Compiled:
-    """The compiled program for arguments or their shapes."""
+    """Compiles the function for arguments or their shapes."""
     with compilation_cache.written_by_every_process():
       return self.lower(*arguments).compile()
 
   def prepare(self, *arguments: Any) -> jax.stages.Compiled:
-    """Compiles the program unless it is, here and on the other processes; runs nothing.
+    """Compiles the function unless it is compiled, and waits until all processes have done so.
 
     Args:
       *arguments: arrays, or their shapes with the shardings that a call will have.
@@ -80,17 +80,17 @@ def across_processes(jitted: Callable[..., Any], name: str) -> Callable[..., Any
 
   Args:
     jitted: the function; on several processes, called with arguments of one shape only.
-    name: what it is, for the log.
+    name: description for the log.
 
   Returns:
-    A `AotFunction`, or on one process the function itself.
+    An `AotFunction`, or on one process the function itself.
   """
   return AotFunction(jitted, name) if jax.process_count() > 1 else jitted
 
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-  """Tracing makes millions of objects that stay; looking through them takes a quarter of it."""
+  """Turns garbage collection off: it takes a quarter of the time of tracing, to free nothing."""
   enabled = gc.isenabled()
   gc.disable()
   try:
@@ -101,7 +101,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _release_memory() -> None:
-  """Gives back what glibc keeps of freed memory: 2 GB after compiling a step."""
+  """Returns memory that glibc keeps after it was freed, 2 GB after compiling a step."""
   if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
     libc.malloc_trim(0)
 
@@ -109,9 +109,9 @@ def _release_memory() -> None:
 @functools.lru_cache(maxsize=8)
 def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
                   freeze_generator: bool = False) -> AotFunction:
-  """The step with its shardings; the state is donated.
+  """The training step with its shardings; the state is donated.
 
-  State, features and losses are on every device, the batch is cut over them.
+  State, features and losses are replicated, the batch is sharded over the devices.
   """
   replicated, by_batch = sharding.replicated(mesh), sharding.by_batch(mesh)
   context = Context(networks, settings, mesh)
@@ -119,25 +119,25 @@ def compiled_step(networks: Networks, settings: Training, mesh: Mesh,
   return AotFunction(jax.jit(
       step, in_shardings=(replicated, replicated, by_batch), out_shardings=replicated,
       donate_argnums=0, compiler_options=options),
-                 'the discriminator\'s step' if freeze_generator else 'the training step')
+                     'the discriminator\'s step' if freeze_generator else 'the training step')
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str | int]:
   """XLA's options for a step on these devices."""
   platform = mesh.devices.flat[0].platform
   if platform == 'tpu':
-    # Of fewer than eight images, the TPU's sublanes, XLA would cut each into strips and glue them
-    # before each filter: at 512 px with four images three times the bytes.
+    # With fewer than eight images, the TPU's sublanes, XLA would split each into strips and
+    # reassemble them before each filter: three times the bytes at 512 px with four images.
     return {'xla_tpu_run_space_to_batch': False,
             'xla_tpu_run_space_to_batch_on_new_platforms': False}
   if platform != 'cpu':
     return {}
-  # The default order of operations looks for some that can run side by side, which a few
-  # cores have no use for, and keeps 1.5 times the maps.
+  # The default scheduler favours operations that can run concurrently, which is of no use on a
+  # few cores, and keeps 1.5 times as many feature maps in memory.
   return {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
-          # Its products are no faster, and a program from the cache looks through itself for each.
+          # YNNPACK is no faster, and makes loading from the compilation cache slow.
           'xla_cpu_experimental_ynn_fusion_type': '',
-          # LLVM's last passes take a fifth of the time to compile and save none of a step's.
+          # LLVM's later passes take a fifth of the compile time and do not speed up a step.
           'xla_backend_optimization_level': 1}
 
 

@@ -2,11 +2,11 @@
 
 The transforms and their order are those of appendix B of the paper: pixel
 blitting, general geometric and colour transforms ('bgc'). An example is a tuple
-of images and their mask: all move alike, colours change in the images alone, and
-what the mask keeps stays equal in all images of the example.
+of images and their mask: all get the same geometric transforms, colours change in the images
+only, and kept pixels stay equal in all images of the example.
 
-Sampling the transforms (`sample`) is apart from applying them (`apply`), so that real
-and generated images can get the same transforms and a batch can be cut. Every
+Sampling the transforms (`sample`) is separate from applying them (`apply`), so that real
+and generated images can get the same transforms and a batch can be sharded or split. Every
 operation is per image, hence the same on any number of devices.
 """
 
@@ -106,7 +106,7 @@ Parameters = TypeVar('Parameters', Geometry, Color)
 
 @flax.struct.dataclass
 class Transforms:
-  """What happens to the N images of a batch; every leaf can be cut along N.
+  """The transforms of the N images of a batch; every leaf can be split along N.
 
   Attributes:
     inverse: float32 [N, 3, 3], output to input positions, see `warp.warp`.
@@ -301,7 +301,7 @@ def _move(transforms: Transforms, images: jax.Array,
   moved = warp(jnp.concatenate([flat, mask], -1), transforms.inverse)
   moved_mask = (moved[..., -1:] >= 0.5).astype(mask.dtype)
   moved_images = moved[..., :-1].reshape(images.shape)
-  # The filters carry what is in the hole a few pixels out of it.
+  # The filters spread the contents of the hole a few pixels beyond it.
   kept = moved_mask[..., None] > 0
   moved_images = jnp.where(kept, moved_images[..., :1, :], moved_images)
   return (_choose(transforms.warped, moved_images, images),
@@ -354,7 +354,7 @@ def apply(transforms: Transforms, images: tuple[jax.Array, ...], mask: jax.Array
 
 def adapt(probability: jax.Array, sign_sum: jax.Array, sign_count: jax.Array, *, target: float,
           step_size: float, max_probability: float) -> jax.Array:
-  """Moves the probability so that the mean sign of D on real images nears a target.
+  """Adjusts the probability so that the mean sign of D on real images approaches a target.
 
   The heuristic r_t of section 3 of the paper: a discriminator that is too sure of
   real images overfits and gets stronger augmentation.
@@ -364,7 +364,7 @@ def adapt(probability: jax.Array, sign_sum: jax.Array, sign_count: jax.Array, *,
     sign_sum: float32 [], sum of sign(D(real)) since the last call.
     sign_count: float32 [], number of signs in the sum; 0 changes nothing.
     target: of the mean sign, 0.6 in the paper.
-    step_size: by which the probability moves.
+    step_size: by which the probability changes.
     max_probability: upper bound; beyond 0.8 or so augmentations start to leak
       into what is generated (figure 2 and section 2.2 of the paper).
 

@@ -1,4 +1,4 @@
-"""Gradients of a mean over a batch: in microbatches, and over the devices of a mesh."""
+"""Gradients of a mean over a batch: in microbatches, and data parallel over a mesh."""
 
 from collections.abc import Callable
 import contextlib
@@ -52,12 +52,12 @@ def mean_gradients(loss: Loss, params: Tree, shared: Tree, examples: Tree,
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What the phases of a step need beside the state.
+  """The context of the phases of a step: what they need beside the state.
 
   Attributes:
     networks: modules.
     settings: of the step.
-    mesh: devices that batches are cut over; None for one, wherever it is.
+    mesh: devices that batches are sharded over; None for a single device.
   """
 
   networks: Networks
@@ -76,10 +76,10 @@ class Context:
         key, self.networks.generator, state.g_buffers, state.augment.probability, self.settings))
 
   def float32_matmuls(self) -> contextlib.AbstractContextManager[None]:
-    """Within it, matmuls of float32 arrays are float32 on a TPU too, to about 16 bits.
+    """Context in which a TPU computes float32 matmuls to about 16 bits.
 
-    By default a TPU rounds the operands to bfloat16; here it multiplies both parts of each, in
-    three passes. A precision that was asked for, as by `jax_default_matmul_precision`, stays.
+    By default a TPU rounds the operands to bfloat16; here it multiplies their high and low parts,
+    in three passes. A precision set by the user (`jax_default_matmul_precision`) is respected.
     """
     if self._is_tpu and jax.config.jax_default_matmul_precision is None:
       return jax.default_matmul_precision('high')
@@ -91,15 +91,15 @@ class Context:
 
   def gradients(self, loss: Loss, params: Tree, shared: Tree,
                 examples: Tree) -> tuple[Tree, Metrics]:
-    """`mean_gradients` over the devices.
+    """`mean_gradients`, data parallel over the devices.
 
-    Each device adds up its own images before the devices add up theirs, so that one copy
-    of the gradients is all that moves between them.
+    Each device sums the gradients of its own images first, so that a single all-reduce of one
+    copy of the gradients is all the communication.
     """
     microbatches = self.settings.batch_size // self.settings.microbatch
     devices = 1 if self.mesh is None else self.mesh.devices.size
-    # Groups of the minibatch standard deviation may lie across devices: XLA knows how. On a
-    # TPU one device is told, too, that its batch is its own, for `window_kernel`.
+    # Groups of the minibatch standard deviation that span devices are left to XLA's automatic
+    # partitioning. On a TPU even a single device takes shard_map, which `window_kernel` needs.
     if (devices == 1 and not self._is_tpu) or self.settings.microbatch // devices % GROUP_SIZE:
       return mean_gradients(loss, params, shared, examples, microbatches)
 

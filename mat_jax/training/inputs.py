@@ -1,7 +1,7 @@
-"""What a training run is given: images, masks, and the network of its perceptual losses.
+"""The inputs of a training run: images, masks, and the network of its perceptual losses.
 
-Whoever starts a run opens them (`main.py`), so that training knows neither files of images nor
-files of weights.
+`main.py` opens them, so that `mat_jax.training` depends neither on image files nor on weight
+files.
 """
 
 from collections.abc import Callable, Collection
@@ -16,10 +16,10 @@ Batch = dict[str, np.ndarray]
 
 
 class Stream(Protocol):
-  """Batches of `image` [N, R, R, 3] in [-1, 1] and `mask` [N, R, R, 1], without an end.
+  """Infinite batches of `image` [N, R, R, 3] in [-1, 1] and `mask` [N, R, R, 1].
 
   Attributes:
-    unreadable: images that the batches so far could not have.
+    unreadable: images that could not be read so far.
   """
 
   unreadable: Collection[str]
@@ -34,7 +34,7 @@ class Inputs:
   Attributes:
     num_images: in the training set.
     open_stream: (number of the first batch, process, processes) -> the process's share of the
-      batches from there on, which depend on their number alone.
+      batches from there on; a batch depends on its number alone.
     samples: `image` and `mask` of the sample grids, or None.
     features: network of the perceptual losses, or None.
   """

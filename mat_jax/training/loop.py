@@ -1,9 +1,9 @@
-"""The loop of a training run: steps, ticks, snapshots, and an end at any moment.
+"""The training loop: steps, ticks, snapshots, and preemption at any moment.
 
 A run that is interrupted and started again by the same command goes on as if nothing
-had happened. So a snapshot writes its records before its checkpoint, and a tick whose
-evaluation was interrupted is not recorded: its sums stay in the state, and the next
-session begins with it.
+had happened. So a snapshot flushes events and rows before it saves its checkpoint, and a tick
+whose evaluation was interrupted is not logged: its metric accumulators stay in the state, and
+the next session begins with that tick.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ Validate = Callable[[Networks, Mapping[str, Any], Callable[[], bool]], dict[str,
 
 # Steps of a session before those that are profiled: they compile.
 _UNPROFILED_STEPS = 2
-# Seconds of a step beyond which a copy of the state before it is kept for a signal.
+# Seconds of a step beyond which a copy of the state before it is kept, to be saved on a signal.
 _SLOW_STEP = 4.0
 _STOPPED = 'Stopped by a signal at step %d; the same command goes on from there.'
 
@@ -75,7 +75,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What stays the same during a session.
+  """The constants of a session.
 
   Attributes:
     config: see `configs/base.py`.
@@ -87,7 +87,7 @@ class Run:
     samples: `image` and `mask` of the sample grid, or None.
     validate: computes the metrics of a snapshot, or None.
     checkpoints: of the workdir.
-    records: of the workdir.
+    writer: summary writer of the workdir.
     preemption: of this process.
   """
 
@@ -161,7 +161,7 @@ class Loop:
     return state
 
   def _give_away(self, state: TrainState) -> None:
-    """Prepares for a step, which takes the state's memory: a slow one leaves a copy behind."""
+    """Prepares for a step, which donates the state: a copy is kept if steps are slow."""
     if self._step_seconds > _SLOW_STEP:
       self._nan_guard.catch_up()
       copy = jax.tree.map(np.array, jax.device_get(state))
@@ -180,7 +180,8 @@ class Loop:
   def _rescue(self, state: TrainState, losses: jax.Array | None,
               metrics: Mapping[str, float] | None) -> None:
     """Saves a state from another thread."""
-    is_bad = self._nan_guard.in_a_row if losses is None else not np.isfinite(np.asarray(losses)).all()
+    is_bad = (self._nan_guard.in_a_row if losses is None
+              else not np.isfinite(np.asarray(losses)).all())
     if is_bad:
       logging.warning('No checkpoint of step %d: its losses are not finite.', int(state.step))
       return
@@ -191,9 +192,9 @@ class Loop:
       logging.info(_STOPPED, int(state.step))
 
   def _tick(self, state: TrainState, step: int) -> TrainState:
-    """Reports the steps since the last tick and clears their sums.
+    """Logs the steps since the last tick and resets the metric accumulators.
 
-    A signal amid the evaluation leaves the state as it is and nothing recorded.
+    A signal during the evaluation leaves the state unchanged and nothing logged.
     """
     run, is_snapshot = self._run, self._schedule.ends_snapshot(step)
     self._nan_guard.catch_up()
@@ -223,7 +224,7 @@ class Loop:
     return jax.process_count() == 1 and self._run.preemption.requested
 
   def _row(self, state: TrainState, timing: status.Timing) -> dict[str, float]:
-    """What a tick records: means since the last one, where the run stands, its speed."""
+    """The row of a tick: means since the last one, progress, speed."""
     run, host = self._run, jax.device_get((state.totals, state.augment, state.images_seen))
     sums, augment, images_seen = host
     return accumulators.means(sums) | {
@@ -267,7 +268,7 @@ def _averaged(state: TrainState) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _complete(generator: Any, mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
-  """`completion.complete` on every device of the mesh alike."""
+  """`completion.complete`, replicated over the mesh."""
   complete = functools.partial(completion.complete, generator)
   return aot.across_processes(
       jax.jit(complete, out_shardings=sharding.replicated(mesh)), 'the sample grid')

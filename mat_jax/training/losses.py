@@ -47,7 +47,7 @@ def gradient_penalty(gradient: jax.Array) -> jax.Array:
 
 
 def lecam(logits: Mapping[str, jax.Array], averages: Mapping[str, jax.Array]) -> jax.Array:
-  """LeCam regulariser: keeps logits near the average ones of the other kind.
+  """LeCam regulariser: pulls real logits to the average fake ones, and vice versa.
 
   Tseng et al., CVPR 2021 (arXiv 2104.03310):
   E[(D(real) - average of D(fake))^2] + E[(D(fake) - average of D(real))^2].

@@ -1,7 +1,7 @@
 """The training step in microbatches that fit into the memory of the devices.
 
-Gradients of a microbatch need memory in proportion to its images, and the step is the same for
-any of them but for rounding. Which is the largest that fits depends on the card.
+The memory of a step grows with the images of a microbatch, and its result does not depend on
+them but for rounding. Which microbatch is the largest that fits depends on the device.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from mat_jax.training.train_state import TrainState
 
 Tree = Any
 
-# Share of the memory that a compiled step may take: convolutions have workspaces beside it, the
-# next batches wait, and other programs stay loaded.
+# Share of the memory that a compiled step may take: the rest is for workspaces of convolutions,
+# prefetched batches and other compiled functions.
 _SHARE = 0.9
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
 _CGROUP_LIMIT = '/sys/fs/cgroup/memory.max'
@@ -38,7 +38,7 @@ def sizes(batch_size: int, devices: int) -> list[int]:
 
 
 def memory_limit(mesh: Mesh) -> int | None:
-  """Bytes that a program may take of each device of this process, None if nobody knows."""
+  """Bytes of each device that a compiled function may take, None if unknown."""
   device = mesh.local_devices[0]
   if device.platform != 'cpu':
     return (device.memory_stats() or {}).get('bytes_limit')
@@ -54,17 +54,17 @@ def memory_limit(mesh: Mesh) -> int | None:
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int:
-  """Bytes of each device that a program takes, its arguments included."""
+  """Bytes of each device that a compiled function takes, its arguments included."""
   memory = compiled.memory_analysis()
   return (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
 
 
 class Step:
-  """The training step, in the largest microbatches that fit if they are to be found.
+  """The training step, in the largest microbatches that fit unless their size is fixed.
 
-  They are found before the first step: by what the compiler says that the step takes of the
-  device's memory, and on one process by halving them if the device has no room after all.
+  Their size is found before the first step: by the compiler's estimate of the step's memory, and
+  on one process by halving it if the device runs out of memory after all.
 
   Attributes:
     settings: of the step; the microbatch is final once the first step is done.
@@ -78,8 +78,8 @@ class Step:
       networks: modules.
       settings: of the step.
       mesh: devices.
-      is_fixed: takes the settings' microbatch as it is.
-      at_most: of the run until now, which a larger device keeps for the same bits.
+      is_fixed: whether to take the microbatch of the settings as it is.
+      at_most: microbatch of the run so far, kept on a larger device for bit-equal results.
       chosen: called with the microbatch when it is found, and again if it has to be smaller.
     """
     self.settings = settings
@@ -105,7 +105,7 @@ class Step:
     """The step; see `train_step.make_train_step`. The state is donated."""
     if self._is_proven or len(self._sizes) == 1 or jax.process_count() > 1:
       return self._program(freeze_generator)(state, features, batch)
-    # A step that fails takes the state with it.
+    # A step that fails has consumed the donated state.
     copy = jax.tree.map(np.array, jax.device_get(state))
     try:
       found = jax.block_until_ready(self._program(freeze_generator)(state, features, batch))
@@ -169,8 +169,8 @@ class Step:
   def _smaller(self, needed: int | None, budget: int, state_bytes: int) -> list[int]:
     """The microbatches that are left to try.
 
-    Memory beside the state does not shrink faster than the microbatch: what would not fit even
-    then is not compiled.
+    The memory beside the state shrinks at most in proportion to the microbatch; microbatches that
+    would not fit even then are not compiled.
     """
     rest = self._sizes[1:]
     if needed is None or jax.process_count() > 1:

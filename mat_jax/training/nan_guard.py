@@ -1,4 +1,4 @@
-"""Watches the losses of a run for numbers that are not finite."""
+"""Checks the losses of a run for values that are not finite."""
 
 from absl import logging
 import jax
@@ -9,9 +9,9 @@ from mat_jax.training import accumulators
 
 
 class NanGuard:
-  """Looks at the losses of each step once the next one is under way.
+  """Checks the losses of each step once the next one is dispatched.
 
-  That keeps the devices busy, and bounds how far the program runs ahead of them.
+  That keeps the devices busy, and bounds how far the host runs ahead of them.
   """
 
   def __init__(self, limit: int):
@@ -21,11 +21,11 @@ class NanGuard:
 
   @property
   def in_a_row(self) -> int:
-    """Number of steps, up to the last one looked at, with a loss that is not finite."""
+    """Number of consecutive steps with a loss that is not finite, up to the last one checked."""
     return self._in_a_row
 
   def step_done(self, step: int, losses: jax.Array) -> None:
-    """Looks at the step before this one; arguments as of the compiled step's result.
+    """Checks the step before this one; arguments as in the compiled step's result.
 
     Raises:
       UserError: too many steps in a row.
@@ -34,7 +34,7 @@ class NanGuard:
     self._pending = step, losses
 
   def catch_up(self) -> None:
-    """Waits for the last step and looks at it; raises as `step_done`."""
+    """Waits for the last step and checks it; raises as `step_done`."""
     if self._pending is None:
       return
     (step, losses), self._pending = self._pending, None

@@ -2,7 +2,7 @@
 
 Pure functions of parameters, batch and random inputs, so that their gradients can be checked on
 their own. All are means over the images, and no image influences another one outside of
-its group of the minibatch standard deviation: a batch can be cut into microbatches.
+its group of the minibatch standard deviation: a batch can be split into microbatches.
 """
 
 from collections.abc import Iterable
@@ -45,9 +45,9 @@ class Networks:
 
 
 def update_style_average(networks: Networks, params: Tree, buffers: Tree, z: jax.Array) -> Tree:
-  """The buffers with `w_avg` moved towards the styles of a batch, [N, 512] latents.
+  """The buffers after an EMA update of `w_avg` with the styles of a batch, [N, 512] latents.
 
-  The second latent of style mixing does not move it. It has no gradient.
+  The second latent of style mixing does not enter. No gradient flows through it.
   """
   _, changed = networks.generator.apply(
       {'params': params, 'buffers': buffers}, z, train=True, method='map_latents',
@@ -62,7 +62,7 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
   Args:
     networks: modules.
     params: of the generator.
-    buffers: its buffers, `w_avg` moved already.
+    buffers: its buffers, after the update of `w_avg`.
     batch: `image` [N, R, R, 3] in [-1, 1] and `mask` [N, R, R, 1].
     random_inputs: latents, keep masks, noise, and transforms of the augmentation.
     settings: of the step.
@@ -79,7 +79,8 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
 
   ws = styles(random_inputs.z)
   if settings.style_mixing:
-    first = jnp.arange(num_ws(generator.resolution))[None, :, None] < random_inputs.cutoff[:, None, None]
+    first = (jnp.arange(num_ws(generator.resolution))[None, :, None]
+             < random_inputs.cutoff[:, None, None])
     ws = jnp.where(first, ws, styles(random_inputs.z_mixed))
   noise_mode = 'none' if settings.noise_mode == 'none' else 'const'
   return generator.apply(variables, batch['image'], batch['mask'], ws, noise_mode,
@@ -88,7 +89,7 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
 
 def _augment(random_inputs: RandomInputs, images: tuple[jax.Array, ...], mask: jax.Array,
              probability: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
-  """What the discriminator sees of images that are equal outside of the hole."""
+  """Augments images that are equal outside of the hole, as the discriminator sees them."""
   if random_inputs.transforms is None:
     return images, mask
   return augment.apply(random_inputs.transforms, images, mask, active=probability > 0)
@@ -102,7 +103,7 @@ def generator_loss(
 
   Args:
     g_params: generator.
-    g_buffers: its buffers, `w_avg` moved already.
+    g_buffers: its buffers, after the update of `w_avg`.
     d_params: discriminator.
     features: weights of the feature network.
     probability: float32 [], of the augmentation.
@@ -176,7 +177,7 @@ def discriminator_loss(
   Args:
     d_params: discriminator.
     g_params: generator; no gradient flows into it.
-    g_buffers: its buffers, `w_avg` moved already.
+    g_buffers: its buffers, after the update of `w_avg`.
     lecam_averages: moving averages of the logits for LeCam, see `TrainState.lecam`.
     features: weights of the feature network.
     probability: float32 [], of the augmentation.
@@ -247,7 +248,7 @@ def r1_loss(
     return image, mask
 
   def logits(image: jax.Array, stage1: jax.Array) -> jax.Array:
-    # Apart from each other, so that each branch's gradient goes into its own image.
+    # Separately, so that the gradient of each branch flows into its own image.
     (image, mask), (stage1, _) = see(image), see(stage1)
     both = discriminator.apply({'params': d_params}, image, mask, stage1)
     return jnp.sum(both[0]) + jnp.sum(both[1])

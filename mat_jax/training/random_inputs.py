@@ -1,7 +1,7 @@
 """The random inputs of a pass through the networks, sampled for a whole batch at once.
 
-Every array has the batch in front and is sampled for the global batch: what an image
-gets depends neither on the devices nor on the microbatches that it is computed in.
+Every array has a leading batch axis and is sampled for the global batch: the random inputs of an
+image depend neither on the devices nor on the microbatches.
 """
 
 from typing import Any
@@ -22,14 +22,14 @@ _NOISE = 'noise_const'
 
 @flax.struct.dataclass
 class RandomInputs:
-  """The random inputs of one pass of the generator, and of what the discriminator sees.
+  """The random inputs of one pass of the generator, and of the augmentation.
 
   Attributes:
-    z: [N, 512].
-    z_mixed: [N, 512], styles from `cutoff` on come from it.
-    cutoff: int32 [N], the same everywhere; num_ws for no mixing.
+    z: [N, 512], latents.
+    z_mixed: [N, 512], latents of the styles from `cutoff` on (style mixing).
+    cutoff: int32 [N], the same for all images; num_ws for no mixing.
     keep_masks: {'first': [N, tokens, C], 'second': [N, h, w, C]}; see `Generator`.
-    noise: path in the generator's buffers -> [N, h, w] to take for the constant
+    noise: path in the generator's buffers -> [N, h, w], replaces the constant
       noise; empty unless noise is random.
     transforms: of the augmentation, or None.
   """
@@ -44,7 +44,7 @@ class RandomInputs:
 
 def sample(key: jax.Array, generator: Generator, buffers: Tree, probability: jax.Array,
            settings: Training) -> RandomInputs:
-  """Samples the random inputs of a pass of training.
+  """Samples the random inputs of a training pass.
 
   Args:
     key: typed key.
@@ -72,7 +72,7 @@ def sample(key: jax.Array, generator: Generator, buffers: Tree, probability: jax
 
 def sample_transforms(key: jax.Array, resolution: int, probability: jax.Array,
                     settings: Training) -> augment.Transforms | None:
-  """The augmentation of a batch, None without one."""
+  """Samples the augmentation of a batch; None without augmentation."""
   pipeline = settings.augmentation.pipeline
   if not pipeline:
     return None

@@ -1,7 +1,7 @@
 """The settings of the training step, read from a configuration in one place.
 
 `configs/base.py` documents every field. The functions here turn a config into the immutable
-settings that the step is built from, and say in one sentence what does not fit together.
+settings of the step, and report inconsistent fields in one sentence.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ class Augmentation:
     pipeline: the transforms; None for no augmentation.
     probability: at the start of the run.
     target: of the mean sign of real logits.
-    kimg: thousand images in which the probability can move from 0 to 1, or inf.
-    interval: steps between two moves.
-    max_probability: that it does not exceed.
+    kimg: thousand images in which the probability can change from 0 to 1, or inf.
+    interval: steps between two updates of the probability.
+    max_probability: its upper bound.
   """
 
   pipeline: Pipeline | None = None
@@ -50,7 +50,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What the training step needs; see `configs/base.py`.
+  """The settings of the training step; see `configs/base.py`.
 
   Attributes not described there:
     microbatch: images whose gradients are computed at a time, over all devices.

@@ -1,4 +1,4 @@
-"""How a run begins: its networks, and a fresh, taken over or resumed state."""
+"""The start of a run: its networks, and a fresh, warm-started or resumed state."""
 
 from typing import Any
 
@@ -22,17 +22,17 @@ from mat_jax.training import settings as settings_lib
 from mat_jax.training.objectives import Networks
 from mat_jax.training.train_state import TrainState
 
-# Of a validation, and whether more is better.
+# Validation metric -> whether higher is better.
 _METRICS = {'lpips_alex': False, 'psnr': True, 'ssim': True, 'l1': False, 'psnr_hole': True,
             'ssim_hole': True, 'l1_hole': False}
-# Fewer make nothing of random weights; MAT's authors took 25,000 and more.
+# Fewer kimg from random weights are too few; MAT's authors took 25,000 and more.
 _FEWEST_KIMG = 1000.0
 
 
 def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
-  """A copy of the config with the model of the checkpoint that the run begins with.
+  """Resolves the model config: a copy of the config with the model of the initial checkpoint.
 
-  That is the newest of the workdir, else `config.init_from`, else none.
+  The initial checkpoint is the newest of the workdir, else `config.init_from`, else none.
 
   Raises:
     UserError: the checkpoint is of another architecture.
@@ -47,7 +47,7 @@ def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collect
 
 
 def best_from_config(train: ml_collections.ConfigDict) -> Best:
-  """What makes a checkpoint the best; UserError for a metric that does not exist."""
+  """The criterion for the best checkpoint; UserError for a metric that does not exist."""
   if train.best_metric not in _METRICS:
     raise UserError(f'train.best_metric is {train.best_metric!r}; choose among '
                     f'{", ".join(_METRICS)}')
@@ -139,14 +139,14 @@ def _with_heads_of(ours: Any, found: Any) -> Any:
 
 
 def _warm_start(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
-  """A fresh state with the networks of `config.init_from`."""
+  """Warm start: a fresh state with the pretrained networks of `config.init_from`."""
   found = restore_networks(config.init_from)
   logging.info('Starting from the networks of %s.', found.path)
   fields = dict(found.networks)
   if 'd_params' not in fields:
     warmup = config.train.discriminator_warmup_kimg
     logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
-                    'generator moves (train.discriminator_warmup_kimg).', found.path, warmup)
+                    'generator trains (train.discriminator_warmup_kimg).', found.path, warmup)
     fields['warmup_images'] = np.int32(round(warmup * 1000))
   else:
     fields['d_params'] = _with_heads_of(state.d_params, fields['d_params'])

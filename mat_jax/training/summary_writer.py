@@ -1,12 +1,11 @@
-"""What a run writes beside its checkpoints: TensorBoard's events and `stats.jsonl`.
+"""Summary writer of a run: TensorBoard events, and rows in `stats.jsonl`.
 
-A run that was killed goes on from its newest checkpoint and does the steps after it once
-more. What it had written about them is removed first, so that the files are those of a run
-without interruption.
+A run that was killed goes on from its newest checkpoint and repeats the steps after it. Their
+events and rows are removed first, so that the files are those of a run without interruption.
 
-SummaryWriter are appended to the event file here and not by clu's writer: TensorFlow's, which that
-one wraps, reports success for a record of which a full disk took a part only, and goes on
-behind it, where no reader ever gets.
+Events are appended to the event file here and not by clu's writer: that one wraps TensorFlow's,
+which reports success for an event that a full disk has truncated, and appends further events
+behind it, where no reader gets.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,14 +53,14 @@ class SummaryWriter:
   """
 
   def __init__(self, workdir: str, resume_step: int | None, writes: bool = True):
-    """Removes what steps after the checkpoint have written.
+    """Removes the events and rows of steps after the checkpoint.
 
     Subfolders of the workdir stay as they are.
 
     Args:
       workdir: the run's folder; made if it is missing.
       resume_step: of the checkpoint that the run goes on from; None if it starts anew.
-      writes: False makes every method do nothing, for all processes but the first.
+      writes: False makes every method a no-op, for all processes but the first.
 
     Raises:
       UserError: the files cannot be read or rewritten.
@@ -104,7 +103,7 @@ class SummaryWriter:
     self._try('rows', lambda: _append(self._rows, line.encode()))
 
   def flush(self) -> None:
-    """Brings what was written to the disk: call it before a checkpoint is committed."""
+    """Syncs all writes to the disk: call it before a checkpoint is committed."""
     for path in (self._rows, self._events):
       self._try('files', lambda path=path: _sync(path) if os.path.exists(path) else None)
 
@@ -124,7 +123,7 @@ class SummaryWriter:
                         'them, and later ones are tried again.', kind, error)
 
   def _add(self, step: int, summaries: list[summary_pb2.Summary]) -> None:
-    """Appends an event to the file of this session, which begins with the first one."""
+    """Appends an event to the file of this session, which the first event creates."""
     summary = summary_pb2.Summary(value=[part.value[0] for part in summaries])
     data = _record(step=step, summary=summary)
     if not os.path.exists(self._events) or not os.path.getsize(self._events):
@@ -132,7 +131,7 @@ class SummaryWriter:
     _append(self._events, data)
 
   def _header(self) -> bytes:
-    """The version, and from which step on a TensorBoard that is open forgets what it has read."""
+    """File version event, and a session start that makes an open TensorBoard purge later steps."""
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     return (_record(file_version='brain.Event:2') +
             _record(step=self._last + 1, session_log=start))
@@ -146,7 +145,7 @@ def _plain(value: Value) -> Value:
 
 
 def _image(name: str, image: np.ndarray) -> summary_pb2.Summary:
-  """The summary of uint8 [1, H, W, 3], in the form of `tf.summary.image`."""
+  """The summary of uint8 [1, H, W, 3], as `tf.summary.image` writes it."""
   _, height, width, _ = image.shape
   png = tf.io.encode_png(image[0]).numpy()
   tensor = tensor_util.make_tensor_proto(
@@ -165,7 +164,7 @@ def _record(**fields) -> bytes:
 
 
 def _append(path: str, data: bytes) -> None:
-  """Appends all of the data or, with an OSError, nothing of it."""
+  """Appends all of the data, or nothing and raises OSError."""
   with open(path, 'ab', buffering=0) as file:
     end = file.seek(0, os.SEEK_END)
     rest = memoryview(data)
@@ -186,7 +185,7 @@ def _sync(path: str) -> None:
 
 
 def _remove_later(workdir: str, last: int) -> None:
-  """Removes what steps after the last one, and writes that were cut short, left in the files."""
+  """Removes events and rows of steps after the last one, and truncated ones."""
   rows_path = os.path.join(workdir, ROWS)
   _patiently(lambda: os.makedirs(workdir, exist_ok=True), workdir)
   events = sum(_patiently(lambda path=path: _remove_events(path, last), path)
@@ -195,7 +194,7 @@ def _remove_later(workdir: str, last: int) -> None:
   if events or rows:
     reason = ('there is no checkpoint' if last < 0
               else f'they are newer than the checkpoint of step {last}')
-    logging.info('Removed %d records of TensorBoard and %d rows of %s: %s.', events, rows, ROWS,
+    logging.info('Removed %d events of TensorBoard and %d rows of %s: %s.', events, rows, ROWS,
                  reason)
 
 
@@ -207,7 +206,7 @@ def _patiently(act: Callable[[], T], path: str) -> T:
   except errors as error:
     reason = disk.classify(error).reason.removeprefix(f'{path}; ')
     name = getattr(error, 'filename', None) or path
-    raise UserError(f'the record {name} cannot be put back to the newest checkpoint: {reason}; '
+    raise UserError(f'the log {name} cannot be put back to the newest checkpoint: {reason}; '
                     'free the disk, make it writable, or start again when it answers') from error
 
 
@@ -246,13 +245,13 @@ def _keep_events(path: str, last: int) -> None:
 
 
 def _complete_records(path: str) -> Iterator[bytes]:
-  """Those before a torn one, behind which no reader gets."""
+  """The records before a truncated one, which no reader gets past."""
   with contextlib.suppress(tf.errors.DataLossError):
     yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
 
 
 def _step(record: bytes) -> int | None:
-  """The step that a record is about; None for one about the file."""
+  """The step of an event; None for an event about the file itself."""
   event = event_pb2.Event.FromString(record)
   return None if event.WhichOneof('what') in ('file_version', 'session_log') else event.step
 
@@ -272,7 +271,7 @@ def _remove_rows(path: str, last: int) -> int:
 
 
 def _is_row(line: bytes, last: int) -> bool:
-  """Whether a line is complete and of a step up to the last one."""
+  """Whether a row is complete and of a step up to the last one."""
   try:
     return line.endswith(b'\n') and json.loads(line)['step'] <= last
   except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Training: everything that a run needs is opened, checked, and handed to the loop."""
+"""Entry point of training: opens and checks everything that a run needs, and runs the loop."""
 
 from collections.abc import Callable
 import contextlib
@@ -74,8 +74,9 @@ def _train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callabl
     return Loop(run, int(state.step)).run(state)
 
 
-def _open_writer(config: ml_collections.ConfigDict, workdir: str, state: TrainState) -> SummaryWriter:
-  """The records of the workdir as they were when the state was saved."""
+def _open_writer(config: ml_collections.ConfigDict, workdir: str,
+                 state: TrainState) -> SummaryWriter:
+  """The summary writer of the workdir, with its logs as they were when the state was saved."""
   step = int(state.step)
   last = step if step else None
   if step and Schedule.from_config(config.train).ends_tick(step) and is_unreported(state):
@@ -84,7 +85,7 @@ def _open_writer(config: ml_collections.ConfigDict, workdir: str, state: TrainSt
 
 
 def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-  """Raises UserError for fields that would only fail after the workdir was made."""
+  """Raises UserError for fields that would otherwise fail only after the workdir was made."""
   sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
   sharding.check_batch_size(settings_lib.microbatch(config), mesh, 'train.microbatch')
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')

@@ -19,17 +19,17 @@ from mat_jax.training import accumulators as accumulators
 from mat_jax.training.settings import Optimizer, Training
 
 Tree = Any
-_DRAWS = 2**20  # normal draws at a time
+_DRAWS = 2**20  # normal samples at a time
 LECAM_AVERAGES = ('real', 'fake', 'real_stage1', 'fake_stage1')
 
 
 @flax.struct.dataclass
 class AugmentState:
-  """Where adaptive augmentation stands (ADA, arXiv 2006.06676, section 3.2).
+  """State of adaptive augmentation (ADA, arXiv 2006.06676, section 3.2).
 
   Attributes:
     probability: float32 [], of each transform.
-    sign_sum: float32 [], sum of the mean sign of real logits since it was last moved.
+    sign_sum: float32 [], sum of the mean sign of real logits since its last update.
     sign_count: float32 [], number of steps in that sum.
   """
 
@@ -57,7 +57,7 @@ class TrainState:
     d_optimizer: optax state.
     augment: of adaptive augmentation.
     lecam: moving averages of the logits: 'real', 'fake', 'real_stage1', 'fake_stage1'.
-    totals: sums of the step's metrics since the last report; see `totals`.
+    totals: metric accumulators since the last tick; see `accumulators`.
   """
 
   step: jax.Array
@@ -134,18 +134,18 @@ def make_optimizers(
 
 
 def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tree:
-  """Variables as `module.init` makes them, cut from one series of normal draws.
+  """Variables distributed as those of `module.init`, from one array of normal samples.
 
-  `module.init` draws for each of hundreds of kernels, which takes half a minute to compile.
+  `module.init` samples each of hundreds of kernels, which takes half a minute to compile.
 
   Args:
     key: typed key.
-    module: network, or a part of one that has a field `compute`.
+    module: network, or a part of one that has a field `implementation`.
     *inputs: of a pass.
 
   Returns:
-    The variables; every element is a mean plus a standard deviation times a normal draw of
-    its own, with the means and deviations of `module.init`, not its values.
+    The variables; every element is a mean plus a standard deviation times a normal sample, with
+    the means and deviations of `module.init`, but not its values.
   """
   def variables(normal: Callable[[float], nn.initializers.Initializer]) -> Tree:
     implementation = dataclasses.replace(module.implementation or for_platform(), normal=normal)
@@ -154,7 +154,7 @@ def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tr
   means, structure = jax.tree.flatten(variables(lambda deviation: nn.initializers.zeros))
   maxima = jax.tree.leaves(variables(nn.initializers.constant))
   ends = np.cumsum([mean.size for mean in means])
-  # In a loop, as XLA would compile a single draw once more for each of its parts.
+  # In a loop, as XLA would compile a single sampling again for each slice of its result.
   keys = jax.random.split(key, -(-ends[-1] // _DRAWS))
   draws = jax.lax.map(lambda key: jax.random.normal(key, (_DRAWS,)), keys).reshape(-1)
   parts = jnp.split(draws[:ends[-1]], ends[:-1])

@@ -1,4 +1,4 @@
-"""The training step: Gmain, Dmain, Dreg, the averaged generator (EMA) and ADA, in this order."""
+"""The training step: Gmain, Dmain, Dreg, EMA update of the generator, and ADA, in this order."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
   """The step as a function of (state, features, batch).
 
   `features` are the weights of the feature network (an argument, so that they
-  do not become constants of the program); batch holds `image` [N, R, R, 3] in
+  do not become constants of the compiled step); batch holds `image` [N, R, R, 3] in
   [-1, 1] and `mask` [N, R, R, 1].
 
   Args:
@@ -65,7 +65,7 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
 
 
 def _count(metrics: Metrics, result: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-  """Adds what a phase found to the state's totals and to the metrics of the step."""
+  """Adds the metrics of a phase to the state's accumulators and to the metrics of the step."""
   state, found = result
   return state.replace(totals=accumulators.add(state.totals, found)), metrics | found
 
@@ -83,7 +83,7 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
     context: modules and settings.
 
   Returns:
-    The state with another generator, and metrics.
+    The state with the updated generator, and metrics.
   """
   networks, settings = context.networks, context.settings
   random_inputs = context.sample(key, state)
@@ -110,7 +110,7 @@ def update_discriminator(state: TrainState, features: Tree, batch: Batch, key: j
                          context: Context) -> tuple[TrainState, Metrics]:
   """Dmain and its step of Adam; arguments and result as of `update_generator`.
 
-  The generator's pass also moves its `w_avg`.
+  The generator's pass also updates its `w_avg`.
   """
   networks, settings = context.networks, context.settings
   random_inputs = context.sample(key, state)
@@ -160,7 +160,7 @@ def _apply_to_discriminator(state: TrainState, gradients: Tree, settings: Traini
 
 def adapt_augmentation(state: AugmentState, sign: jax.Array, step: jax.Array,
                        settings: Training) -> AugmentState:
-  """Takes in the sign of real logits, and moves the probability every few steps.
+  """Accumulates the sign of real logits, and updates the probability every few steps.
 
   Args:
     state: before.
@@ -200,7 +200,7 @@ def ema_decay(images_seen: jax.Array, settings: Training) -> jax.Array:
 
 
 def update_ema(state: TrainState, settings: Training) -> TrainState:
-  """The state with its averaged generator moved towards the generator."""
+  """EMA update of the averaged generator."""
   decay = ema_decay(state.images_seen, settings)
   ema = jax.tree.map(lambda p, e: p + decay * (e - p), state.g_params, state.ema_params)
   return state.replace(ema_params=ema, ema_buffers=state.g_buffers)

@@ -7,7 +7,7 @@ Beyond its borders an image continues mirrored about the centres of its outermos
 pixels; the filter, being asymmetric, errs there by its finest details.
 
 Every operation works on one image at a time and is linear in it, so that
-batches may be cut over devices and gradients of any order exist.
+batches can be sharded and gradients of any order exist.
 """
 
 from collections.abc import Sequence
@@ -156,7 +156,7 @@ def _reflect(position: jax.Array, size: int) -> jax.Array:
 
 def _source_positions(inverse: jax.Array, height: int,
                       width: int) -> tuple[jax.Array, jax.Array]:
-  """Where each entry of the doubled output is read in the doubled input.
+  """Sampling positions in the doubled input of each entry of the doubled output.
 
   Args:
     inverse: [N, 3, 3], of `warp`.

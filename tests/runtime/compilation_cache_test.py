@@ -52,7 +52,7 @@ def test_programs_are_kept_and_damaged_ones_compiled_again(tmp_path):
 
 def test_a_folder_that_cannot_be_is_a_warning(tmp_path):
   (tmp_path / 'file').write_bytes(b'')
-  assert 'Compiled programs are not kept' in _compile(tmp_path / 'file' / 'programs')
+  assert 'The compilation cache is off' in _compile(tmp_path / 'file' / 'programs')
 
 
 def test_the_folder_is_in_the_cache_of_the_user(configured, monkeypatch, tmp_path):

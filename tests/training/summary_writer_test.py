@@ -151,7 +151,7 @@ def test_a_file_without_later_steps_is_not_touched(tmp_path, logged):
   SummaryWriter(str(tmp_path), 7)
   assert [_identity(path) == old for path, old in zip(paths, before, strict=True)] == [
       True, False, False, True]
-  assert logged == [('info', 'Removed 4 records of TensorBoard and 3 rows of stats.jsonl: they '
+  assert logged == [('info', 'Removed 4 events of TensorBoard and 3 rows of stats.jsonl: they '
                      'are newer than the checkpoint of step 7.')]
 
 

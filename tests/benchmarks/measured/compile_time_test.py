@@ -31,4 +31,4 @@ def test_an_unknown_program_is_one_sentence():
       [sys.executable, '-m', 'benchmarks.measured.compile_time', '--programs=everything'], cwd=ROOT,
       env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True, check=False)
   assert done.returncode == 2
-  assert done.stderr.splitlines()[-1].startswith('error: there is no program everything; choose')
+  assert done.stderr.splitlines()[-1].startswith("error: --programs has 'everything'; choose")
