@@ -11,7 +11,7 @@ import ml_collections
 from eval.completion import MEAN_COLOUR, MODEL
 from eval.evaluator import Result
 from eval.results import pairs, picture_paths, record, tables
-from eval.results.album import Album
+from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
 from mat_jax.runtime import image_grid, new_files
 
@@ -46,7 +46,7 @@ def write(result: Result, album: Album, folder: str) -> None:
   tables.write(result.record, folder)
   pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
   picture = os.path.join(folder, 'comparison.png')
-  image_grid.write_png(picture, album.comparison(album.shown))
+  image_grid.write_png(picture, comparison(album.shown))
   _write_events(result.record, album, folder)
   print(tables.markdown(result.record))
   print(f'\nmasked / mean colour / MAT / original: {picture}')
@@ -57,7 +57,7 @@ def _write_events(found: Record, album: Album, folder: str) -> None:
   writer.write_scalars(found.step, scalars(found))
   writer.write_texts(found.step, {'eval/tables': tables.markdown(found)})
   shown = album.shown
-  columns = [shown['original'], album.masked(shown), shown['stage1'], shown['result']]
+  columns = [shown['original'], masked(shown), shown['stage1'], shown['result']]
   writer.write_images(found.step, {
       'eval/image_masked_stage1_result': image_grid.grid(columns)[None]})
   writer.close()
