@@ -65,7 +65,7 @@ def _write_events(found: Record, album: Album, folder: str) -> None:
 
 def scalars(found: Record) -> dict[str, float]:
   """The numbers for TensorBoard, by tag; what could not be measured is left out."""
-  values = {}
+  values: dict[str, float] = {}
   for mask_set, group in found.mask_sets.items():
     for system, suffix in ((MODEL, ''), (MEAN_COLOUR, '_mean_colour')):
       tag = f'eval_{mask_set}{suffix}'

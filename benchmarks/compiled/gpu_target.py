@@ -49,7 +49,9 @@ def read(name: str) -> Target:
     text = file.read()
 
   def number(field: str) -> int:
-    return int(re.search(rf'\b{field}: (\d+)', text).group(1))
+    found = re.search(rf'\b{field}: (\d+)', text)
+    assert found is not None, field
+    return int(found.group(1))
 
   return Target(name, text, _PEAKS[name], number('device_memory_size'),
                 number('memory_bandwidth'))

@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def from_json(content: Mapping[str, Any]) -> Record:
+def from_json(content: dict[str, Any]) -> Record:
   """The record that `to_json` wrote, with NaN for null means.
 
   Raises:
@@ -177,8 +177,9 @@ def _group(content: Mapping[str, Any]) -> Group:
 
 
 def _summary(content: Mapping[str, Any]) -> Summary:
-  return Summary(**{name: math.nan if value is None else value
-                    for name, value in content.items()})
+  values: dict[str, Any] = {
+      name: math.nan if value is None else value for name, value in content.items()}
+  return Summary(**values)
 
 
 def write_json(record: Record, folder: str) -> None:

@@ -22,7 +22,8 @@ class Stream(Protocol):
     unreadable: images that the batches so far could not have.
   """
 
-  unreadable: Collection[str]
+  @property
+  def unreadable(self) -> Collection[int]: ...
 
   def __next__(self) -> Batch: ...
 
