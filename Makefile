@@ -32,6 +32,7 @@ slow: install
 
 lint: install
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 install: $(STAMP)
 

@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
                ', '.join(sorted({d.device_kind for d in jax.devices()})),
                jax.process_index() + 1, jax.process_count())
   with cluster.ending_together():
+    assert _WORKDIR.value is not None  # a required flag
     _run(_CONFIG.value, _WORKDIR.value)
 
 

@@ -11,7 +11,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from mat_jax.training.train_state import TrainState, create
 
 Tree = Any
 # A jitted function and the shapes of its arguments.
-Program = tuple[Callable[..., Any], tuple[Tree, ...]]
+Program = tuple[jax.stages.Wrapped | aot.AotFunction, tuple[Tree, ...]]
 
 _VGG_WIDTHS = (64, 128, 256, 512, 512)  # of the five blocks (Simonyan & Zisserman 2015, table 1)
 
@@ -88,17 +88,17 @@ class AbstractStep:
 
     def run(params: Tree, buffers: Tree, batch: objectives.Batch, z: jax.Array,
             keep_masks: Tree) -> tuple[jax.Array, jax.Array]:
-      return self.networks.generator.apply(
+      return cast(tuple[jax.Array, jax.Array], self.networks.generator.apply(
           {'params': params, 'buffers': buffers}, batch['image'], batch['mask'], z,
-          keep_masks=keep_masks)
+          keep_masks=keep_masks))
 
     return jax.jit(run), (self.state.ema_params, self.state.ema_buffers, self.batch, z, keep_masks)
 
   def discriminator(self) -> Program:
     """Images, masks and the images again for stage one -> logits of both branches."""
     def run(params: Tree, batch: objectives.Batch) -> tuple[jax.Array, jax.Array]:
-      return self.networks.discriminator.apply(
-          {'params': params}, batch['image'], batch['mask'], batch['image'])
+      return cast(tuple[jax.Array, jax.Array], self.networks.discriminator.apply(
+          {'params': params}, batch['image'], batch['mask'], batch['image']))
 
     return jax.jit(run), (self.state.d_params, self.batch)
 
@@ -139,7 +139,7 @@ class AbstractStep:
                                 state.augment.probability,
                       self.settings)
 
-  def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+  def _jit(self, function: Callable[..., Any]) -> jax.stages.Wrapped:
     if self.mesh is None:
       return jax.jit(function, donate_argnums=0)
     return jax.jit(function, out_shardings=sharding.replicated(self.mesh), donate_argnums=0,

@@ -42,7 +42,8 @@ def _needed(jaxpr: core.Jaxpr) -> Iterable[Any]:
 def _count_equation(equation: Any) -> int:
   name, params = equation.primitive.name, equation.params
   if name == 'dot_general':
-    return _dot(*(v.aval.shape for v in equation.invars), params['dimension_numbers'])
+    left, right = (v.aval.shape for v in equation.invars)
+    return _dot(left, right, params['dimension_numbers'])
   if name == 'conv_general_dilated':
     return _convolution(equation)
   inner = [_count(jaxpr) for jaxpr in _inner(params)]

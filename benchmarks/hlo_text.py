@@ -47,7 +47,9 @@ class Instruction:
 
 def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
   """Bytes of an array of an HLO dtype such as 'bf16', without padding."""
-  bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype).group())
+  width = re.search(r'\d+', dtype)
+  assert width is not None or dtype == 'pred', dtype
+  bits = int(width.group()) if width is not None else 8
   return math.ceil(bits * math.prod(shape) / 8)
 
 
@@ -132,7 +134,7 @@ def products(text: str) -> list[Product]:
   found = []
   for instruction in everything:
     target = _TARGET.search(instruction.rest) if instruction.opcode == 'custom-call' else None
-    library = bool(target) and any(
+    library = target is not None and any(
         name in target.group(1) for name in ('$conv', 'cublas', 'gemm', 'matmul'))
     if not library and instruction.opcode not in ('convolution', 'dot'):
       continue

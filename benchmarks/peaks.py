@@ -7,6 +7,7 @@ cards since Ampere in TF32. Memory and bandwidth of cards are those of `compiled
 """
 
 import dataclasses
+import math
 
 _TERA, _GIGA = 1e12, 1e9
 
@@ -16,16 +17,16 @@ class Peak:
   """Peak figures of one JAX device, which is a core of TPU v2 and v3, half a chip.
 
   Attributes:
-    flops: bfloat16 operations per second; None where bfloat16 is emulated.
+    flops: bfloat16 operations per second; NaN where bfloat16 is emulated.
     float32_flops: float32 operations per second.
-    bandwidth: bytes per second to and from its memory; None where not stated here.
+    bandwidth: bytes per second to and from its memory; NaN where not stated here.
     memory: bytes; likewise.
   """
 
-  flops: float | None
+  flops: float
   float32_flops: float
-  bandwidth: float | None = None
-  memory: float | None = None
+  bandwidth: float = math.nan
+  memory: float = math.nan
 
   def roofline(self, flops: float, accessed: float) -> float:
     """Seconds that so many operations and bytes take at least, both at once.
@@ -39,13 +40,13 @@ def _tpu(teraflops: float, bandwidth: float, memory: float) -> Peak:
   return Peak(teraflops * _TERA, teraflops * _TERA, bandwidth * _GIGA, memory * _GIGA)
 
 
-def _card(bfloat16: float | None, float32: float) -> Peak:
-  return Peak(bfloat16 and bfloat16 * _TERA, float32 * _TERA)
+def _card(bfloat16: float, float32: float) -> Peak:
+  return Peak(bfloat16 * _TERA, float32 * _TERA)
 
 
 TPUS = {'v4': _tpu(275, 1200, 32), 'v5e': _tpu(197, 819, 16), 'v5p': _tpu(459, 2765, 95),
         'v6e': _tpu(918, 1638, 32)}
-CARDS = {'t4': _card(None, 8.1), 'v100': _card(None, 15.7), 'l4': _card(121, 60),
+CARDS = {'t4': _card(math.nan, 8.1), 'v100': _card(math.nan, 15.7), 'l4': _card(121, 60),
          'a100': _card(312, 156), 'h100': _card(989, 494), 'h200': _card(989, 494)}
 # Start of jax.Device.device_kind -> figures. The first one that fits counts.
 _KINDS = {
@@ -71,5 +72,6 @@ def peak_flops(kind: str, dtype: str) -> float | None:
   for start, peak in _KINDS.items():
     # 'NVIDIA L40' is another card than 'NVIDIA L4'.
     if kind == start or kind.startswith((start + ' ', start + '-')):
-      return peak.flops if dtype == 'bfloat16' else peak.float32_flops
+      rate = peak.flops if dtype == 'bfloat16' else peak.float32_flops
+      return None if math.isnan(rate) else rate
   return None

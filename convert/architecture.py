@@ -1,6 +1,6 @@
 """Which network a state dict belongs to, read off its names and shapes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import re
 import statistics
 
@@ -17,7 +17,7 @@ StateDict = Mapping[str, np.ndarray]
 _FULL_WIDTH = sizes.channels(4)
 
 # Channels of a layer with the side of its map, None in stage one.
-_Observed = list[tuple[int | None, int]]
+_Observed = Sequence[tuple[int | None, int]]
 
 
 def generator_from(state_dict: StateDict) -> Generator:
@@ -46,7 +46,7 @@ def generator_from(state_dict: StateDict) -> Generator:
                     f'{limits.MAPPING_LAYERS}')
   return Generator(
       resolution=_resolution(max(side for side, _ in blocks)), label_dim=_label_dim(state_dict),
-      mapping_layers=len(layers), width=_width(blocks + stage1))
+      mapping_layers=len(layers), width=_width([*blocks, *stage1]))
 
 
 def discriminator_from(state_dict: StateDict) -> Discriminator:

@@ -46,8 +46,8 @@ def read_array_pickle(path: str) -> dict[str, Any]:
 def numpy_dtype(node: Any) -> np.dtype:
   """The type that a `numpy.dtype` in a pickle describes; FormatError if it is no number."""
   match node:
-    case Call('numpy.dtype', (str(code), *_), (int(), str(order), *_)) if (
-        code in _NUMERIC and order in ('<', '>', '|', '=')):
+    case Call('numpy.dtype', (str(code), *_), (int(), '<' | '>' | '|' | '=' as order, *_)) if (
+        code in _NUMERIC):
       return np.dtype(code).newbyteorder(order)
   raise FormatError('has a NumPy type that is no number')
 

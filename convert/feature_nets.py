@@ -74,6 +74,7 @@ def for_training(train: ml_collections.ConfigDict) -> vgg.Pretrained | None:
   on_vgg16 = [name for name in ('lpips_weight', 'projected_weight') if train[name]]
   if not train.pcp_ratio and not on_vgg16:
     return None
+  params: dict[str, Any]
   network, params = load_vgg(train.vgg_weights or None)
   if on_vgg16 and network != 'vgg16':
     raise UserError(f'train.{on_vgg16[0]} needs VGG16, but train.vgg_weights is of '

@@ -168,6 +168,7 @@ class _Source:
     """Variables of a network, as JAX arrays."""
     print(f'Reading {name} of {self._path}.', flush=True)
     state_dict = torch_reader.read_networks(self._path, [name])[name].state_dict
+    module: Generator | Discriminator
     try:
       if name == 'D':
         module, variables = discriminator_from(state_dict), discriminator_variables(state_dict)
@@ -263,7 +264,7 @@ def _save(step: str, item: str, trees: Mapping[str, Tree]) -> None:
 
 def _report(reader: _Source) -> str:
   """The table of what was read, and what a user should know about it."""
-  rows = [('network', 'parameters', 'resolution', 'mapping layers', 'read')]
+  rows: list[tuple[str, ...]] = [('network', 'parameters', 'resolution', 'mapping layers', 'read')]
   rows += [reader.done[name].row for name in reader.names]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -321,7 +321,7 @@ _PUSHED: dict[bytes, Callable[[_Machine], Any]] = {
 
 # INST is here to name what it asks for; operations that are missing (OBJ, EXT1,
 # PERSID, NEXT_BUFFER, ...) are refused by `run`.
-_OPERATIONS: dict[bytes, Callable[[_Machine], None]] = {
+_OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     **{code: _pushing(value) for code, value in _PUSHED.items()},
     pickle.PROTO: _protocol,
     pickle.FRAME: lambda m: m.window.read(8),

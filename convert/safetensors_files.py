@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import json
 import math
 import struct
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -59,7 +59,8 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
     file: where to.
     arrays: C-contiguous float32 arrays by name.
   """
-  header, end = {'__metadata__': {'format': 'pt'}}, 0
+  header: dict[str, dict[str, Any]] = {'__metadata__': {'format': 'pt'}}
+  end = 0
   for name, array in arrays.items():
     start, end = end, end + 4 * math.prod(array.shape)
     header[name] = {'dtype': 'F32', 'shape': array.shape, 'data_offsets': (start, end)}

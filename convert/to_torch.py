@@ -125,8 +125,8 @@ def _restore(source: str, network: str) -> tuple[Tree, Mapping[str, Any]]:
     return found.variables, found.model
   if network == 'G':
     start = reader.restore_networks(source, ('g_params', 'g_buffers'))
-    found = start.networks
-    return {'params': found['g_params'], 'buffers': found['g_buffers']}, start.model
+    networks = start.networks
+    return {'params': networks['g_params'], 'buffers': networks['g_buffers']}, start.model
   start = reader.restore_networks(source, ('d_params',))
   if 'd_params' not in start.networks:
     raise UserError(f'{start.path} has no discriminator')

@@ -189,7 +189,8 @@ def _unwrap(tree: Any) -> Any:
     if entries is None and not _is_module(tree):
       raise FormatError('holds neither networks nor a dict of tensors')
     inside = [name for name in _WRAPPERS if _mapping((entries or {}).get(name)) is not None]
-    if _named(tree) or not inside or any(_is_tensor(value) for value in entries.values()):
+    if entries is None or _named(tree) or not inside or (
+        any(_is_tensor(value) for value in entries.values())):
       return tree
     if len(inside) > 1:
       raise FormatError(f'holds several state dicts ({", ".join(inside)}); save the one to '
@@ -334,7 +335,7 @@ class _TensorReader:
     """Returns the network that a module or a dict of tensors describes."""
     kwargs = {}
     if _is_module(node):
-      tensors = _module_tensors(node)
+      tensors: dict[str, Any] | None = _module_tensors(node)
       kwargs = _plain(_mapping(_attributes(node).get('_init_kwargs')) or {})
     else:
       tensors = _mapping(node)
@@ -365,7 +366,7 @@ class _TensorReader:
         return None
     if storage is None or node.callee not in _TENSORS:
       return None
-    dtype = storage.dtype
+    dtype: np.dtype | None = storage.dtype
     if node.callee == _TENSOR_OF_UNTYPED:
       kind = more[2].name if len(more) > 2 and isinstance(more[2], Global) else ''
       dtype = DTYPES.get(kind.removeprefix('torch.'))

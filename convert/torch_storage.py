@@ -11,7 +11,7 @@ import dataclasses
 import io
 import math
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 import zipfile
 
 import ml_dtypes
@@ -84,7 +84,8 @@ def _file_reader(blob: Blob) -> Callable[[int, int], np.ndarray]:
   def read(start: int, count: int) -> np.ndarray:
     data = np.empty(count, np.uint8)
     blob.file.seek(blob.start + start)
-    if blob.file.readinto(data) != count:
+    # What all binary files have and `BinaryIO` lacks.
+    if cast(io.BufferedIOBase, blob.file).readinto(data.data) != count:
       raise FormatError('ends too early (is the download complete?)')
     return data
   return read
@@ -148,11 +149,11 @@ def _zip_reader(archive: zipfile.ZipFile,
   def read(start: int, count: int) -> np.ndarray:
     data = np.empty(count, np.uint8)
     done = 0
-    with _zip_errors(), archive.open(entry) as stream:
+    with _zip_errors(), cast(zipfile.ZipExtFile, archive.open(entry)) as stream:
       if start:
         stream.seek(start)
       while done < count:  # in pieces, because zipfile reads each into a copy
-        length = stream.readinto(memoryview(data)[done:done + (1 << 20)])
+        length = stream.readinto(data.data[done:done + (1 << 20)])
         if not length:
           raise EOFError('an entry is too short')
         done += length

@@ -84,6 +84,7 @@ def _integer(value: int) -> bytes:
 
 def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
   """Adds an entry whose data start at a multiple of `_ALIGNMENT`."""
+  assert archive.fp is not None  # It is open.
   view = memoryview(data).cast('B')
   entry = zipfile.ZipInfo(f'{_ROOT}/{name}')
   entry.file_size = len(view)

@@ -20,6 +20,7 @@ from eval.results.pairs import Pairs, join, match
 from eval.results.record import Record
 from eval.results.systems import MEAN_COLOUR, MODEL
 from input_pipeline import from_config
+from input_pipeline.image_dataset import ImageDataset
 from input_pipeline.stream import is_too_many
 from mat_jax.checkpoints.reader import EmaCheckpoint, resolve_model_config
 from mat_jax.errors import UserError
@@ -82,11 +83,13 @@ class Evaluator:
       self._check_baseline(baseline)
     model = resolve_model_config(config.model, checkpoint.model, checkpoint.path)
     generator = model_config.generator_from_config(model, config.implementations)
-    completed = {}
+    completed: dict[str, Completed] = {}
     for mask_set in from_config.mask_sets(config.eval):
-      completed[mask_set] = completion.complete_split(
+      part = completion.complete_split(
           generator, checkpoint.variables, config, config.eval.split, mask_set, self._models,
           functools.partial(album.add, mask_set))
+      assert part is not None  # Nothing asks it to stop.
+      completed[mask_set] = part
     pairs = join([part.pairs for part in completed.values()])
     comparisons = [(MODEL, MEAN_COLOUR)]
     if baseline is not None:
@@ -126,7 +129,7 @@ class Evaluator:
   @functools.cached_property
   def _real_features(self) -> tuple[np.ndarray, Arrays]:
     portraits = from_config.open_split(self.config, self.config.eval.split)
-    return completion.features_of(self.config, portraits, self._models, 'features of the originals')
+    return self._features(portraits, 'features of the originals')
 
   @functools.cached_property
   def _other_features(self) -> Arrays | None:
@@ -136,7 +139,12 @@ class Evaluator:
     portraits = from_config.other_images(config, config.eval.split, count)
     if portraits is None:
       return None
-    return completion.features_of(config, portraits, self._models, 'features of other images')[1]
+    return self._features(portraits, 'features of other images')[1]
+
+  def _features(self, portraits: ImageDataset, title: str) -> tuple[np.ndarray, Arrays]:
+    found = completion.features_of(self.config, portraits, self._models, title)
+    assert found is not None  # Nothing asks it to stop.
+    return found
 
 
 def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:

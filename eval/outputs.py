@@ -10,7 +10,7 @@ import ml_collections
 
 from eval.evaluator import Result
 from eval.results import pairs, picture_paths, record, tables
-from eval.results.album import Album
+from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
 from eval.results.systems import MEAN_COLOUR, MODEL
 from mat_jax.runtime import image_grid, new_files
@@ -46,7 +46,7 @@ def write(result: Result, album: Album, folder: str) -> None:
   tables.write(result.record, folder)
   pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
   picture = os.path.join(folder, 'comparison.png')
-  image_grid.write_png(picture, album.comparison(album.shown))
+  image_grid.write_png(picture, comparison(album.shown))
   _write_events(result.record, album, folder)
   print(tables.markdown(result.record))
   print(f'\nmasked / mean colour / MAT / original: {picture}')
@@ -57,7 +57,7 @@ def _write_events(found: Record, album: Album, folder: str) -> None:
   writer.write_scalars(found.step, scalars(found))
   writer.write_texts(found.step, {'eval/tables': tables.markdown(found)})
   shown = album.shown
-  columns = [shown['original'], album.masked(shown), shown['stage1'], shown['result']]
+  columns = [shown['original'], masked(shown), shown['stage1'], shown['result']]
   writer.write_images(found.step, {
       'eval/image_masked_stage1_result': image_grid.grid(columns)[None]})
   writer.close()
@@ -65,7 +65,7 @@ def _write_events(found: Record, album: Album, folder: str) -> None:
 
 def scalars(found: Record) -> dict[str, float]:
   """The numbers for TensorBoard, by tag; what could not be measured is left out."""
-  values = {}
+  values: dict[str, float] = {}
   for mask_set, group in found.mask_sets.items():
     for system, suffix in ((MODEL, ''), (MEAN_COLOUR, '_mean_colour')):
       tag = f'eval_{mask_set}{suffix}'

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 _AHEAD = 4  # items a thread
 
-_In, _Out = TypeVar('_In'), TypeVar('_Out')
+_In = TypeVar('_In')
+_Out = TypeVar('_Out')
 
 
 def in_order(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:

@@ -61,9 +61,11 @@ def _palette_color(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   if not len(opaque):
     return np.full(3, 128.0)
   palette = Image.fromarray(opaque[None]).quantize(_COLORS, Image.Quantize.MEDIANCUT)
-  counts, indices = zip(*palette.getcolors(), strict=True)
+  found, colors = palette.getcolors(), palette.getpalette()
+  assert found is not None and colors is not None  # `quantize` makes a palette.
+  counts, indices = zip(*found, strict=True)
   index = rng.choice(indices, p=np.array(counts) / sum(counts))
-  return np.array(palette.getpalette()[3 * index:3 * index + 3], np.float64)
+  return np.array(colors[3 * index:3 * index + 3], np.float64)
 
 
 def _shade(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

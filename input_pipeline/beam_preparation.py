@@ -26,15 +26,18 @@ class _Prepare(beam.DoFn):
     self._portraits = open_dataset(self._location, self._genre)
 
   def process(self, position: int) -> Iterator[_Item]:
+    assert self._portraits is not None
     yield position, preparation.prepare_image(self._portraits, position, self._settings)
 
 
-class BeamWikiartPortraits(WikiartPortraits, skip_registration=True):
+# The keyword goes to TFDS, which has no types.
+class BeamWikiartPortraits(  # type: ignore[call-arg]
+    WikiartPortraits, skip_registration=True):
   """The same data set, prepared and written by the workers of a Beam runner."""
 
   name = WikiartPortraits.name
 
-  def _split_generators(
+  def _split_generators(  # type: ignore[override]  # TFDS looks for the second argument.
       self, dl_manager: tfds.download.DownloadManager, pipeline: beam.Pipeline
   ) -> dict[str, beam.PCollection]:
     portraits, settings = self.open_source(dl_manager), self.builder_config.settings

@@ -77,7 +77,7 @@ def random_mask(
 
 def fill_random_masks(
     out: np.ndarray,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | np.ndarray,
     preset: str,
     hole_range: tuple[float, float] = (0.0, 1.0),
 ) -> None:

@@ -155,15 +155,16 @@ def _shrink(image: Image.Image, resolution: int) -> Image.Image:
   image = image.convert('RGBA')
   if scale >= 1:
     return image
-  return image.resize(tuple(round(side * scale) for side in image.size), images.RESAMPLING)
+  width, height = (round(side * scale) for side in image.size)
+  return image.resize((width, height), images.RESAMPLING)
 
 
 def _resize(image: Image.Image, resolution: int) -> Image.Image:
   short = min(image.size)
   if max(image.size) > _MAX_ASPECT_RATIO * short:
     raise ValueError(f'{image.width} x {image.height} pixels, too long for its width')
-  size = tuple(round(side * resolution / short) for side in image.size)
-  return image.resize(size, images.RESAMPLING)
+  width, height = (round(side * resolution / short) for side in image.size)
+  return image.resize((width, height), images.RESAMPLING)
 
 
 def _encode(image: Image.Image, quality: int) -> bytes:

@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Sequence
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, cast
 
 from input_pipeline import attribution, name_lists
 from input_pipeline.image_dataset import SPLITS, draw_splits
@@ -110,7 +110,10 @@ def _groups(prepared: Sequence[Prepared], kept: list[int], distance: int) -> lis
   if distance < 0 or not kept:
     return [[position] for position in kept]
   from input_pipeline import near_duplicates
-  found = near_duplicates.groups([prepared[position].fingerprint for position in kept], distance)
+  # Those of a distance all have one.
+  fingerprints = cast(
+      list[near_duplicates.Fingerprint], [prepared[position].fingerprint for position in kept])
+  found = near_duplicates.groups(fingerprints, distance)
   return [[kept[i] for i in group] for group in found]
 
 

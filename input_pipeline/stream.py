@@ -132,7 +132,7 @@ class Buffers:
   call from many threads.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._free: dict[tuple[int, ...], list[np.ndarray]] = collections.defaultdict(list)
 
   def empty(self, shape: tuple[int, ...]) -> np.ndarray:

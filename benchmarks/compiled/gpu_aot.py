@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import time
+from typing import Any
 
 from absl import app, flags
 import jax
@@ -76,13 +77,15 @@ def compile_step(target: Target, case: Case, devices: int) -> Program:
   function, arguments = made.step()
   begun = _clocks()
   compiled = function.lower(*arguments).compile()
-  seconds = tuple(end - start for start, end in zip(begun, _clocks(), strict=True))
-  memory = compiled.memory_analysis()
+  ended = _clocks()
+  seconds = ended[0] - begun[0], ended[1] - begun[1]
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  assert memory is not None and text is not None
   peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
   print(f'batch {case.batch_size} on {devices}: {peak / 2**30:.2f} GiB per card, compiled in '
         f'{seconds[0]:.0f} s of processor time', flush=True)
-  return Program(made, compiled.as_text(), peak, seconds)
+  return Program(made, text, peak, seconds)
 
 
 def _clocks() -> tuple[float, float]:
@@ -123,7 +126,7 @@ def report_convolutions(kernels: list[Kernel]) -> dict[str, int]:
 
 
 def report_program(target: Target, case: Case, program: Program,
-                   devices: int) -> dict[str, object]:
+                   devices: int) -> dict[str, Any]:
   """The figures of a compiled step, per card."""
   images = case.batch_size // devices
   settings = program.made.settings
@@ -171,14 +174,14 @@ def search(target: Target, case: Case, budget: int) -> tuple[int, dict[int, int]
   return batch, known, programs[batch]
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
   """Numbers with four digits, as the bounds are no better than that."""
   if isinstance(value, dict):
     return {key: rounded(item) for key, item in value.items()}
   return float(f'{value:.4g}') if isinstance(value, float) else value
 
 
-def describe(report: dict[str, object], target: Target) -> str:
+def describe(report: dict[str, Any], target: Target) -> str:
   """The lines that a person reads."""
   convolutions, flop = report['convolutions'], report['tflop']
   bounds = report['s_per_kimg']
@@ -198,7 +201,7 @@ bound: workspaces of cuDNN come on top
   collectives {collectives}; one copy of the gradients {report['gradient_bytes'] / 1e6:.1f} MB'''
 
 
-def run() -> dict[str, object]:
+def run() -> dict[str, Any]:
   """Compiles what the flags ask for, and reports it."""
   target = gpu_target.read(_TARGET.value)
   dtype = chosen_dtype(target, _DTYPE.value)
@@ -206,7 +209,8 @@ def run() -> dict[str, object]:
               width=_WIDTH.value)
   report = {'jax': jax.__version__, 'target': target.name, 'dtype': dtype,
             'resolution': case.resolution, 'remat': case.remat, 'width': case.width}
-  batch, program, programs = _BATCH.value, None, []
+  batch, program = _BATCH.value, None
+  programs: list[dict[str, Any]] = []
   if batch is None:
     if len(set(_FIRST.value)) < 2:
       raise UserError('--first names one batch; give two, such as --first=4 --first=8')

@@ -69,7 +69,9 @@ class _Module:
   """The instructions of a text, by computation and name."""
 
   def __init__(self, text: str):
-    self.entry = _ENTRY.search(text).group(1)
+    entry = _ENTRY.search(text)
+    assert entry is not None, 'the text has no entry'
+    self.entry = entry.group(1)
     self.computations: dict[str, dict[str, Instruction]] = {}
     for instruction in hlo_text.instructions(text):
       self.computations.setdefault(instruction.computation, {})[instruction.name] = instruction

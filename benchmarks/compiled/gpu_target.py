@@ -1,6 +1,7 @@
 """NVIDIA cards to compile for without having one."""
 
 import dataclasses
+import math
 import os
 import re
 
@@ -43,11 +44,13 @@ def read(name: str) -> Target:
     text = file.read()
 
   def number(field: str) -> int:
-    return int(re.search(rf'\b{field}: (\d+)', text).group(1))
+    found = re.search(rf'\b{field}: (\d+)', text)
+    assert found is not None, field
+    return int(found.group(1))
 
   peak = CARDS[name]
   peaks = {'bf16': peak.flops, 'f32': peak.float32_flops}
-  return Target(name, text, {dtype: rate for dtype, rate in peaks.items() if rate},
+  return Target(name, text, {dtype: rate for dtype, rate in peaks.items() if not math.isnan(rate)},
                 number('device_memory_size'), number('memory_bandwidth'))
 
 

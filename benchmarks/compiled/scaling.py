@@ -94,6 +94,7 @@ def reduce_seconds(size: float, chips: int, cluster: Cluster) -> float:
   within = chips // slices
   seconds = 2 * (within - 1) / within * size / cluster.ici
   if slices > 1:
+    assert cluster.dcn is not None
     seconds += 2 * (slices - 1) / slices * size / within / cluster.dcn
   return seconds
 

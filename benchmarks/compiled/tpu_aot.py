@@ -140,6 +140,7 @@ def compile_program(program: abstract_step.Program, needed: float, name: str) ->
   seconds = time.perf_counter() - begun
   costs, memory, text = (compiled.cost_analysis(), compiled.memory_analysis(),
                          compiled.as_text())
+  assert costs is not None and text is not None
   if _HLO.value:
     os.makedirs(_HLO.value, exist_ok=True)
     with open(os.path.join(_HLO.value, f'{name}.txt'), 'w') as file:

@@ -9,7 +9,6 @@ run. The last line is JSON: for each function, cold and cached, seconds of the w
 all cores to trace, lower and compile it, and the size of its cache entry. Lower is better.
 """
 
-from collections.abc import Callable
 import importlib
 import json
 import os
@@ -31,7 +30,7 @@ from mat_jax.nn import model_config
 from mat_jax.runtime import compilation_cache, sharding
 from mat_jax.training import aot, settings, start
 
-Program = tuple[Callable[..., Any], tuple[Any, ...]]
+Program = tuple[jax.stages.Wrapped | aot.AotFunction, tuple[Any, ...]]
 _PROGRAMS = ('step', 'demo_step', 'fresh_weights', 'demo_fresh_weights', 'generator')
 
 # Of this command alone: others, which a test imports too, have flags of the same names.

@@ -104,13 +104,14 @@ def sweep(sizes: Iterable[int], measure: Callable[[int], Row], seconds: float) -
   Returns:
     The figures; the last one is {'batch_size', 'ended'} if a size was not measured.
   """
-  begun, last, rows = time.perf_counter(), 0.0, []
+  begun, last = time.perf_counter(), 0.0
+  rows: list[Row] = []
   for size in sizes:
     before = time.perf_counter()
     if rows and before - begun + 2 * last > seconds:
       return [*rows, {'batch_size': size, 'ended': 'out of time'}]
     try:
-      row = {'batch_size': size} | measure(size)
+      row: Row = {'batch_size': size} | measure(size)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
       if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
         raise
@@ -125,7 +126,7 @@ def sweep(sizes: Iterable[int], measure: Callable[[int], Row], seconds: float) -
 
 def timed(function: Callable[[], Tree], count: int, seconds: float) -> list[float]:
   """Seconds of up to `count` calls, at least one, each waited for; ends after `seconds`."""
-  found = []
+  found: list[float] = []
   while not found or (len(found) < count and sum(found) < seconds):
     begun = time.perf_counter()
     jax.block_until_ready(function())
@@ -133,7 +134,7 @@ def timed(function: Callable[[], Tree], count: int, seconds: float) -> list[floa
   return found
 
 
-def compiled(program: abstract_step.Program) -> tuple[Callable[..., Tree], float]:
+def compiled(program: abstract_step.Program) -> tuple[jax.stages.Compiled, float]:
   """The executable and the seconds that it took; MemoryError if it cannot fit a CPU's memory."""
   begun = time.perf_counter()
   function, arguments = program
@@ -141,6 +142,7 @@ def compiled(program: abstract_step.Program) -> tuple[Callable[..., Tree], float
   if jax.default_backend() == 'cpu':
     # A device says so itself; here the system would end the process.
     sizes = made.memory_analysis()
+    assert sizes is not None
     needed = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
     if needed > 0.9 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'):
       raise MemoryError
@@ -149,7 +151,8 @@ def compiled(program: abstract_step.Program) -> tuple[Callable[..., Tree], float
 
 def peak_memory() -> int:
   """Bytes used at most so far, of the fullest device; of the process if devices do not say."""
-  used = [(device.memory_stats() or {}).get('peak_bytes_in_use') for device in jax.local_devices()]
+  used = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0)
+          for device in jax.local_devices()]
   if all(used):
     return max(used)
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -216,7 +219,9 @@ def train(case: abstract_step.Case, create: Callable[[jax.Array], Tree]) -> Row:
   plain = statistics.median(timed(lambda: run(1), _STEPS.value, budget))
   with_r1 = statistics.median(timed(lambda: run(0), _STEPS.value, budget))
   if _KERNELS.value:
-    device_kernels.write(_KERNELS.value, lambda: run(1), step.as_text())
+    text = step.as_text()
+    assert text is not None
+    device_kernels.write(_KERNELS.value, lambda: run(1), text)
   seconds = plain + (with_r1 - plain) / interval
   return {'images_per_second': round(case.batch_size / seconds, 3),
           'seconds_per_kimg': round(1000 * seconds / case.batch_size, 2),

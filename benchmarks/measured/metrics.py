@@ -18,7 +18,7 @@ import os
 import platform
 import statistics
 import time
-from typing import Any
+from typing import Any, cast
 
 from absl import app, flags
 import jax
@@ -36,7 +36,7 @@ _TORCH_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _TRIAL_PAIRS = 64
 
 # A metric takes two uint8 [N, H, W, 3] and gives [N].
-Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Metric = Callable[[np.ndarray, np.ndarray], np.ndarray | jax.Array]
 Side = dict[str, Metric]
 
 
@@ -62,8 +62,8 @@ def in_batches(metric: Metric, batch_size: int) -> Metric:
 
 def make_ours() -> Side:
   """The metrics of `eval`."""
-  metrics = {'psnr': image_metrics.psnr, 'ssim': image_metrics.ssim, 'l1': image_metrics.l1,
-             'lpips_alex': lpips_distance.lpips}
+  metrics: Side = {'psnr': image_metrics.psnr, 'ssim': image_metrics.ssim, 'l1': image_metrics.l1,
+                   'lpips_alex': lpips_distance.lpips}
   return {name: in_batches(metric, _BATCH_SIZE.value) for name, metric in metrics.items()}
 
 
@@ -98,8 +98,9 @@ def make_their_lpips() -> Metric:
   # AlexNet starts at random, because torchvision would download it.
   network = torch_lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).eval()
   convs = [module for module in network.net.modules() if isinstance(module, torch.nn.Conv2d)]
+  alexnet = cast(feature_nets.Params, feature_nets.load_lpips('alex')['features'])
   with torch.no_grad():
-    for conv, params in zip(convs, feature_nets.load_lpips('alex')['features'].values(), strict=True):
+    for conv, params in zip(convs, alexnet.values(), strict=True):
       conv.weight.copy_(torch.from_numpy(np.moveaxis(params['kernel'], (3, 2), (0, 1)).copy()))
       conv.bias.copy_(torch.from_numpy(params['bias']))
 
@@ -124,12 +125,12 @@ def best_batch_size(metric: Metric, a: np.ndarray, b: np.ndarray) -> int:
   for size in _TORCH_BATCH_SIZES:
     batched = in_batches(metric, size)
     seconds[size] = min(measure(batched, a, b) for _ in range(3))
-  return min(seconds, key=seconds.get)
+  return min(seconds, key=seconds.__getitem__)
 
 
 def measure_in_turn(sides: dict[str, Side], a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
   """Side -> metric -> median seconds for 1,000 pairs, and the median total."""
-  seconds = {name: [] for name in sides}
+  seconds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
   for repeat in range(_REPEATS.value):
     for name, side in sides.items():
       found = {metric: measure(function, a, b) for metric, function in side.items()}

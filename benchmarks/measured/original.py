@@ -35,13 +35,15 @@ class Side:
   """A process that does its task when told."""
 
   def __init__(self, interpreter: str, module: list[str], task: dict[str, Any]):
+    self._command = [interpreter, *module, json.dumps(task)]
     self._process = subprocess.Popen(
-        [interpreter, *module, json.dumps(task)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True)
     self._read()
 
   def run(self) -> dict[str, float]:
     """Does the task once: `seconds` it took, `peak_mib` of memory so far."""
+    assert self._process.stdin is not None
     self._process.stdin.write('\n')
     self._process.stdin.flush()
     return json.loads(self._read())
@@ -51,15 +53,16 @@ class Side:
     self._process.communicate()
 
   def _read(self) -> str:
+    assert self._process.stdout is not None
     line = self._process.stdout.readline()
     if not line:
-      raise UserError(f'{" ".join(self._process.args[:3])} ended with exit code '
+      raise UserError(f'{" ".join(self._command[:3])} ended with exit code '
                       f'{self._process.wait()}; what it printed says why')
     return line
 
 
 def _measure(sides: dict[str, Side], rounds: int) -> dict[str, list[dict[str, float]]]:
-  found = {name: [] for name in sides}
+  found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
   for number in range(rounds + 1):
     for name, side in sides.items():
       result = side.run()

@@ -84,7 +84,7 @@ class Clock:
 
   def waited(self, run: Callable[[], None], count: int, seconds: float) -> list[float]:
     """The same, each waited for before the next is given to the device."""
-    found = []
+    found: list[float] = []
     while not found or (len(found) < count and sum(found) < seconds):
       begun = time.perf_counter()
       run()

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 import types
+from typing import Any
 
 import torch
 
@@ -26,13 +27,13 @@ def import_networks(folder: str) -> types.ModuleType:
   try:
     importlib.import_module('distutils.util')
   except ImportError:
-    util = types.ModuleType('distutils.util')
+    util: Any = types.ModuleType('distutils.util')
     util.strtobool = bool
     sys.modules.update({'distutils': types.ModuleType('distutils'), 'distutils.util': util})
   try:
     importlib.import_module('timm.models.layers')
   except Exception:  # torchvision of another build than torch fails with RuntimeError
-    layers = types.ModuleType('timm.models.layers')
+    layers: Any = types.ModuleType('timm.models.layers')
     layers.DropPath = torch.nn.Identity
     layers.to_2tuple = lambda x: x if isinstance(x, tuple) else (x, x)
     layers.trunc_normal_ = torch.nn.init.trunc_normal_

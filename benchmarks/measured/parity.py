@@ -15,6 +15,7 @@ computed; the last line is JSON.
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -76,7 +77,8 @@ def compare_gradients(phase: published_phases.Phase, results: tuple[Any, ...]) -
   """
   errors = phase.errors(results)
   return {
-      'norm': max(errors.norms.values()), 'norm_of': max(errors.norms, key=errors.norms.get),
+      'norm': max(errors.norms.values()),
+      'norm_of': max(errors.norms, key=errors.norms.__getitem__),
       'norm_median': statistics.median(errors.norms.values()),
       'beyond': sum(error > phase.bound(name) for name, error in errors.norms.items()),
       'gradients': len(errors.norms), 'dot': max(errors.dots.values()),
@@ -97,15 +99,20 @@ def measure(program: str, name: str, platform: str | None) -> Row:
     Errors, and the seconds to trace and compile; with --compile_only these alone.
   """
   chosen = precision(name)
-  parts = [network(dtype=chosen.dtype, implementation=for_platform(platform=platform))
-           for network in (Generator, Discriminator)]
+  implementation = for_platform(platform=platform)
+  generator = Generator(dtype=chosen.dtype, implementation=implementation)
+  discriminator = Discriminator(dtype=chosen.dtype, implementation=implementation)
+  compare: Callable[[tuple[Any, ...]], Row]
+  function: Callable[..., Any]
   if program in published.CASES:
-    reference, compare = published.CASES[program], compare_networks
-    function = reference.function(*parts)
+    case = published.CASES[program]
+    compare = functools.partial(compare_networks, case)
+    function, arguments = case.function(generator, discriminator), case.arguments()
   else:
-    reference, compare = published_phases.PHASES[program], compare_gradients
-    function = reference.function(Networks(*parts, published_phases.FEATURE_NETWORK))
-  arguments = reference.arguments()
+    phase = published_phases.PHASES[program]
+    compare = functools.partial(compare_gradients, phase)
+    networks = Networks(generator, discriminator, published_phases.FEATURE_NETWORK)
+    function, arguments = phase.function(networks), phase.arguments()
   begun = time.perf_counter()
   with chosen.products():
     compiled = jax.jit(function).lower(*arguments).compile()
@@ -113,7 +120,7 @@ def measure(program: str, name: str, platform: str | None) -> Row:
          'compile_seconds': round(time.perf_counter() - begun, 1)}
   if _COMPILE_ONLY.value:
     return row
-  return row | compare(reference, jax.device_get(compiled(*arguments)))
+  return row | compare(jax.device_get(compiled(*arguments)))
 
 
 def _check(chosen: list[str], known: tuple[str, ...], flag: str) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import os
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -115,8 +115,9 @@ class Case:
 
 def _generator_case(name: str, psi: float, noise_mode: str) -> Case:
   def function(generator: Generator, _: Discriminator) -> Function:
-    return lambda variables, image, mask, z, keep: generator.apply(
-        variables, image, mask, z, truncation_psi=psi, noise_mode=noise_mode, keep_masks=keep)
+    return lambda variables, image, mask, z, keep: cast(
+        tuple[jax.Array, jax.Array], generator.apply(
+            variables, image, mask, z, truncation_psi=psi, noise_mode=noise_mode, keep_masks=keep))
 
   return Case(function, lambda: (generator_variables(), *images('g256', 2),
                                  keep_masks(f'g256/{name}')),
@@ -131,6 +132,6 @@ def _discriminator_arguments() -> tuple[Any, ...]:
 CASES = {
     'none_psi1': _generator_case('none_psi1', 1.0, 'none'),
     'const_psi05': _generator_case('const_psi05', 0.5, 'const'),
-    'discriminator': Case(lambda _, discriminator: discriminator.apply, _discriminator_arguments,
-                          ('d/logits', 'd/logits_stage1')),
+    'discriminator': Case(lambda _, discriminator: cast(Function, discriminator.apply),
+                          _discriminator_arguments, ('d/logits', 'd/logits_stage1')),
 }

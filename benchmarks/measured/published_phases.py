@@ -67,7 +67,10 @@ def _vgg19_state_dict() -> dict[str, np.ndarray]:
 def _arguments() -> tuple[Any, ...]:
   """Of every phase: the three networks' weights, batch and random inputs."""
   image, mask, z = published.images('train256', 2)
-  inputs = RandomInputs(z, z, np.full(2, 10), published.keep_masks('train256'), noise={})
+  # A jitted function takes NumPy's arrays too.
+  fields: dict[str, Any] = {'z': z, 'z_mixed': z, 'cutoff': np.full(2, 10), 'noise': {},
+                            'keep_masks': published.keep_masks('train256')}
+  inputs = RandomInputs(**fields)
   return *_weights(), {'image': image, 'mask': mask}, inputs
 
 

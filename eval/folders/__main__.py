@@ -1,6 +1,7 @@
 """The command `python -m eval.folders --real=A --fake=B`; see `compare`."""
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -18,10 +19,11 @@ def main(argv: list[str]) -> None:
     raise UserError(f'unexpected argument {argv[1]!r}')
   if values.output:
     make_folder(values.output)
-  found, table = compare(Options(
-      weights={name: values[f'{name}_weights'].value for name in feature_networks.WITH_FILES},
+  options: dict[str, Any] = {
+      'weights': {name: values[f'{name}_weights'].value for name in feature_networks.WITH_FILES},
       **{field.name: values[field.name].value for field in dataclasses.fields(Options)
-         if field.name != 'weights'}))
+         if field.name != 'weights'}}
+  found, table = compare(Options(**options))
   try:
     if values.output:
       write(found, table, values.output)

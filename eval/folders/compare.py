@@ -90,7 +90,7 @@ def compare(options: Options) -> tuple[Record, Pairs]:
                    title='features of real images')
     other = extract(others, other_shapes, title='features of other images') if others else None
     found = distances.of_systems(real, own, table.image_index, other, options.seed)
-  comparisons = [tuple(systems)] if options.baseline else []
+  comparisons = [(systems[0], systems[1])] if options.baseline else []
   return Record(
       title=_as_text(f'{options.fake} against {options.real}'), step=None, kimg=None, split='',
       masks_per_image=int(table.mask.max()) + 1, unreadable=0,

@@ -256,8 +256,8 @@ def _choose_masks(folder: str, own: Mapping[str, Sequence[str]]) -> dict[str, st
     of_image = numbered.get(image) or numbered.get(os.path.basename(image), [])
     return of_image[0] if len(of_image) == len(own[image]) == 1 else None
 
-  chosen = {result: find(image, result) for image, of_image in own.items() for result in of_image}
-  if missing := [result for result, file in chosen.items() if file is None]:
+  found = {result: find(image, result) for image, of_image in own.items() for result in of_image}
+  if missing := [result for result, file in found.items() if file is None]:
     raise UserError(f'{folder!r} lacks masks for: {_listed(missing)}; name masks as the results '
                     'that they belong to, or as the images')
-  return chosen
+  return {result: file for result, file in found.items() if file is not None}

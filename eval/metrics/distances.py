@@ -232,7 +232,8 @@ def ids_ceiling(real: np.ndarray, image: np.ndarray, others: np.ndarray | None =
     pairs = np.sort(pairs[:n])
     order = rng.permutation(len(real))
     first, second = real[order[:n]], real[order[n:2 * n]]
-  scores = distribution.ids(first, second) if n >= 2 else (None, None)
+  scores: tuple[float | None, float | None] = (
+      distribution.ids(first, second) if n >= 2 else (None, None))
   return Ceiling(*scores, n, pairs)
 
 

@@ -35,7 +35,7 @@ class _Network(NamedTuple):
     needs_path: whether the user has to give the path.
   """
 
-  load: Callable[[str | None], Params]
+  load: Callable[[Any], Params]
   extract: Callable[[Params, jax.Array], jax.Array]
   needs_path: bool = False
 

@@ -110,7 +110,7 @@ def _fill(x: Array, count: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames='net')
-def _compare(params: Any, a: Array, b: Array, net: str) -> jax.Array:
+def _compare(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Array:
   a, b = (x / 127.5 - 1 if x.dtype == jnp.uint8 else x for x in (a, b))
   return lpips_distance(params, a, b, net)
 

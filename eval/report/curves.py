@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,10 +21,12 @@ from eval.report.inputs import BASELINE, PROPOSED, Evaluation
 from eval.report.tables import title
 from eval.results.record import Record
 
+Style = Literal['-', '--', ':']
+
 # Of Okabe and Ito, "Color Universal Design", 2008, which the colour-blind tell apart.
 _COLOURS = ('#0072b2', '#767676', '#d55e00', '#cc79a7')
 _VALIDATION_COLOURS = ('#009e73', '#e69f00')
-_STYLES = ('-', '--', ':')  # of sets of masks
+_STYLES: tuple[Style, ...] = ('-', '--', ':')  # of sets of masks
 _COLUMNS = 3
 _PANEL = (3.5, 2.5)  # inches
 _MAX_MARKERS = 15
@@ -46,7 +48,7 @@ class Curve(NamedTuple):
 
   label: str
   colour: str
-  style: str
+  style: Style
   points: Mapping[str, Sequence[Point]]
 
 
@@ -75,6 +77,7 @@ def curves(ours: Evaluation, theirs: Evaluation | None) -> list[Curve]:
 def _evaluated(evaluation: Evaluation, masks: str, system: str) -> dict[str, list[Point]]:
   points: dict[str, list[Point]] = {}
   for record in evaluation.history:
+    assert record.kimg is not None
     for name, (value, low, high) in _values(record, masks, system).items():
       points.setdefault(name, []).append((record.kimg, value, low, high))
   return points
@@ -86,10 +89,14 @@ def _values(record: Record, masks: str, system: str) -> dict[str, tuple[float, f
   if group is None:
     return {}
   summaries = {name: (s.mean, s.low, s.high) for name, s in group.metrics.get(system, {}).items()}
-  distances = {name: tuple(math.nan if end is None else end for end in (d.value, d.low, d.high))
+  distances = {name: (_or_nan(d.value), _or_nan(d.low), _or_nan(d.high))
                for name, d in group.distances.get(system, {}).items()}
   return {name: values for name, values in (summaries | distances).items()
           if math.isfinite(values[0])}
+
+
+def _or_nan(value: float | None) -> float:
+  return math.nan if value is None else value
 
 
 def _validated(evaluation: Evaluation) -> dict[str, list[Point]]:

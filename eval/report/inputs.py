@@ -13,7 +13,7 @@ import numpy as np
 from eval.metrics.names import PAIR_METRICS
 from eval.results import aggregates, baseline, pairs, picture_paths, record
 from eval.results.pairs import Pairs
-from eval.results.record import Group, Record
+from eval.results.record import Distance, Group, Record
 from mat_jax.errors import UserError
 
 PROPOSED, BASELINE = 'proposed', 'baseline'
@@ -187,7 +187,7 @@ def _matched(ours: Evaluation, theirs: Evaluation) -> tuple[Pairs, Pairs]:
 
 def _distances(ours: Evaluation, theirs: Evaluation) -> dict[str, aggregates.Distances]:
   """Distances between sets of images, by set of masks and label."""
-  found = {}
+  found: dict[str, Mapping[str, Mapping[str, Distance]]] = {}
   for name, group in ours.record.mask_sets.items():
     other = theirs.record.mask_sets[name].distances if name in theirs.record.mask_sets else {}
     systems = {PROPOSED: group.distances.get(ours.system, {}),

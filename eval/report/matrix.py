@@ -115,7 +115,7 @@ def draw(found: Matrix) -> Figure:
   figure.subplots_adjust(left=_MARGIN / width, bottom=_MARGIN / height, right=0.995, top=0.995,
                          wspace=0.08, hspace=0.08)
   panels = figure.subplots(len(names), len(names), squeeze=False)
-  shown = slice(None)
+  shown: slice | np.ndarray = slice(None)
   if found.n > MAX_POINTS:
     shown = np.random.default_rng(0).choice(found.n, MAX_POINTS, replace=False)
   for i, below in enumerate(names):

@@ -193,7 +193,9 @@ def draw(rows: Sequence[Row]) -> Figure:
   Returns:
     The figure, which names images by their number.
   """
-  height, width = _resized(rows[0].pictures[0].pixels).shape[:2]
+  original = rows[0].pictures[0].pixels
+  assert original is not None
+  height, width = _resized(original).shape[:2]
   total_width = (width + _GAP) * len(rows[0].pictures) + _GAP
   total_height = (height + _ABOVE + _BELOW) * len(rows)
   # Without axes the pictures keep their pixels, and drawing takes a fraction of the time.

@@ -52,6 +52,7 @@ class Album:
     self._written[mask_set] += count
 
   def _write(self, mask_set: str, pair: Arrays) -> None:
+    assert self._folder is not None
     index, mask = int(pair['image_index']), int(pair['mask_index'])
     original = original_path(self._folder, index)
     if not os.path.exists(original):

@@ -1,6 +1,6 @@
 """The metrics of every pair of image and mask, as columns and as a CSV file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -43,9 +43,10 @@ class Pairs:
   def where(self, chosen: np.ndarray) -> 'Pairs':
     """The pairs that a mask, or an array of positions, selects."""
     return Pairs(
-        *(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)[:-1]),
-        {system: {name: values[chosen] for name, values in metrics.items()}
-         for system, metrics in self.metrics.items()})
+        **{field.name: getattr(self, field.name)[chosen]
+           for field in dataclasses.fields(self)[:-1]},
+        metrics={system: {name: values[chosen] for name, values in metrics.items()}
+                 for system, metrics in self.metrics.items()})
 
   def keys(self) -> list[tuple[str, str, int]]:
     """What identifies each pair: set of masks, name of the image, number of the mask."""
@@ -56,10 +57,10 @@ def join(parts: list[Pairs]) -> Pairs:
   """Several tables of the same systems and metrics, one behind the other."""
   first = parts[0]
   return Pairs(
-      *(np.concatenate([getattr(part, field.name) for part in parts])
-        for field in dataclasses.fields(first)[:-1]),
-      {system: {name: np.concatenate([part.metrics[system][name] for part in parts])
-                for name in metrics} for system, metrics in first.metrics.items()})
+      **{field.name: np.concatenate([getattr(part, field.name) for part in parts])
+         for field in dataclasses.fields(first)[:-1]},
+      metrics={system: {name: np.concatenate([part.metrics[system][name] for part in parts])
+                        for name in metrics} for system, metrics in first.metrics.items()})
 
 
 def match(ours: Pairs, theirs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +72,8 @@ def match(ours: Pairs, theirs: Pairs) -> tuple[np.ndarray, np.ndarray]:
   """
   place = {key: i for i, key in enumerate(theirs.keys())}
   common = [(i, place[key]) for i, key in enumerate(ours.keys()) if key in place]
-  return tuple(np.array(common, int).reshape(-1, 2).T)
+  our_places, their_places = np.array(common, int).reshape(-1, 2).T
+  return our_places, their_places
 
 
 def write_csv(pairs: Pairs, path: str) -> None:
@@ -83,7 +85,7 @@ def write_csv(pairs: Pairs, path: str) -> None:
   names = [name for name in PAIR_METRICS
            if any(name in metrics for metrics in pairs.metrics.values())]
   with new_files.new_file(path) as raw:
-    lines: list[list[object]] = [[*_KEYS, *names]]
+    lines: list[Sequence[object]] = [[*_KEYS, *names]]
     for system, metrics in pairs.metrics.items():
       columns = [[system] * len(pairs), pairs.masks.tolist(), pairs.image_index.tolist(),
                  pairs.image.tolist(), pairs.mask.tolist(),
@@ -94,7 +96,7 @@ def write_csv(pairs: Pairs, path: str) -> None:
     raw.write(_as_csv(lines))
 
 
-def _as_csv(lines: list[list[object]]) -> bytes:
+def _as_csv(lines: Iterable[Sequence[object]]) -> bytes:
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(lines)
   # File names are bytes; what is no UTF-8 has to be found again all the same.

@@ -126,12 +126,15 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def from_json(content: Mapping[str, Any]) -> Record:
+def from_json(content: dict[str, Any]) -> Record:
   """The record that `to_json` wrote, with NaN for null means.
 
   Raises:
     ValueError, KeyError, TypeError: it is something else.
   """
+  content = dict(content)
+  if 'bands' in content:  # as records called them until 2026
+    content['bins'] = content.pop('bands')
   groups = {part: {name: _group(value) for name, value in content[part].items()}
             for part in ('mask_sets', 'bins')}
   return Record(**content | groups | {'notes': tuple(content['notes'])})
@@ -148,8 +151,9 @@ def _group(content: Mapping[str, Any]) -> Group:
 
 
 def _summary(content: Mapping[str, Any]) -> Summary:
-  return Summary(**{name: math.nan if value is None else value
-                    for name, value in content.items()})
+  values: dict[str, Any] = {
+      name: math.nan if value is None else value for name, value in content.items()}
+  return Summary(**values)
 
 
 def write_json(record: Record, folder: str) -> None:

@@ -1,6 +1,6 @@
 """Images of a TensorFlow data set, as `python -m input_pipeline.prepare` writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 import json
 import os
@@ -56,7 +56,7 @@ class RecordsSource:
     self.resolution = metadata.get('resolution')
     ends = list(itertools.accumulate(info.num_examples for info in splits.values()))
     starts = [0, *ends]
-    self.splits = {
+    self.splits: Mapping[str, range] | None = {
         name: range(start, end) for name, start, end in zip(splits, starts, ends, strict=False)}
     self._records = _open([path for part in paths.values() for path in part], folder, ends[-1])
 

@@ -65,7 +65,7 @@ def artgan(location: str, root: pathlib.Path, files: Sequence[str], genre: str) 
   known = genres.ARTGAN
   if _CLASSES in files:
     known = genres.read_classes(root / _CLASSES)
-  rows = {}
+  rows: dict[str, int] = {}
   for table in TABLES:
     if table in files:
       rows |= _read_table(root / table)

@@ -35,9 +35,9 @@ class Source(Protocol):
 class Unsplit:
   """The attributes of a source that is what the user put there."""
 
-  splits = None
-  split_seed = None
-  resolution = None
+  splits: Mapping[str, range] | None = None
+  split_seed: int | None = None
+  resolution: int | None = None
 
 
 def check_names(names: Iterable[str], where: str) -> None:

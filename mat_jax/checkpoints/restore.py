@@ -1,6 +1,7 @@
 """Finds and reads the newest state of a run, on every process the same."""
 
 from collections.abc import Callable, Mapping
+import functools
 import os
 import shutil
 from typing import Any
@@ -132,7 +133,7 @@ def _read(path: str, like: State, model: Mapping[str, Any]) -> State:
         f'{meta.get("format", 1)}, this one has {FORMAT}) and cannot be resumed; choose another '
         f'workdir, with --config.init_from={path} to start from its networks')
   check_architecture(meta['model'], model, path)
-  fields = {}
+  fields: dict[str, Any] = {}
   for item, trees in items.items():
     fields |= _read_item(os.path.join(path, item), trees)
   return type(like)(**fields)
@@ -159,7 +160,7 @@ def _described(name: tuple[Any, ...], shapes: Mapping[tuple[Any, ...], tuple[int
 def _quarantine(skipped: Mapping[str, DamagedError]) -> None:
   """Quarantines damaged step directories: renames them, so that their steps can be saved again."""
   for path, error in skipped.items():
-    found_by_first(lambda path=path, error=error: _rename(path, error), path)
+    found_by_first(functools.partial(_rename, path, error), path)
 
 
 def _rename(path: str, error: DamagedError) -> None:

@@ -68,7 +68,7 @@ def _fields(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-  fields = {}
+  fields: dict[str, Any] = {}
   for name, value in tree.items():
     if isinstance(value, dict):
       fields |= _flat(value, f'{prefix}{name}.')

@@ -13,7 +13,7 @@ output of that convolution, 'relu4_3' the same after the ReLU. AlexNet's are 'co
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ def lpips(a: Sequence[jax.Array], b: Sequence[jax.Array],
   distances = (
       jnp.sum(jnp.square(normalize_channels(x) - normalize_channels(y)) * channels, -1)
       .mean((1, 2)) for x, y, channels in zip(a, b, weights, strict=True))
-  return sum(distances)
+  return cast(jax.Array, sum(distances))
 
 
 def alexnet_features(params: Params, images: jax.Array,

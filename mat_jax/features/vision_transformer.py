@@ -184,7 +184,8 @@ def _attend(block: Params, x: jax.Array) -> jax.Array:
 
 
 def _normalize(params: Mapping[str, jax.Array], x: jax.Array, epsilon: float) -> jax.Array:
-  x = jax.nn.standardize(x, epsilon=epsilon, algorithm='stable')
+  # JAX's stubs lack `algorithm`.
+  x = jax.nn.standardize(x, epsilon=epsilon, algorithm='stable')  # type: ignore[call-arg]
   return x * params['scale'] + params['bias']
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,9 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
 
   def apply(image: jax.Array, mask: jax.Array, z: jax.Array,
             keep_masks: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return generator.apply(variables, image, mask, z, truncation_psi=truncation_psi,
-                           noise_mode=noise_mode, keep_masks=keep_masks)
+    return cast(tuple[jax.Array, jax.Array], generator.apply(
+        variables, image, mask, z, truncation_psi=truncation_psi, noise_mode=noise_mode,
+        keep_masks=keep_masks))
 
   inputs = (image, mask, z, keep_masks)
   forms = generator.implementation or for_platform()

@@ -56,30 +56,31 @@ class FirstStage(nn.Module):
       side = self.resolution >> (len(skips) - 1 - i)
       x, rgb = block(x.shape[-1], side, False, self.implementation, name=f'dec_conv_{i}')(
           x, rgb, skip, (style, style, style), 'none')
+    assert rgb is not None
     return rgb * (1.0 - mask) + image * mask
 
   def _encode(self, image: jax.Array,
-              mask: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+              mask: jax.Array) -> tuple[jax.Array, jax.Array | None, list[jax.Array]]:
     """Encodes to the token grid -> feature map, updated mask, skip connections."""
     features = stage1_channels(self.width)
     x = jnp.concatenate([mask - 0.5, image * mask], axis=-1)
-    x, mask = PartialConv2d(features, 3, implementation=self.implementation,
-                            name='conv_first')(x, mask)
+    x, valid = PartialConv2d(
+        features, 3, implementation=self.implementation, name='conv_first')(x, mask)
     skips = []
     for i in range(int(math.log2(self.resolution // token_grid(self.resolution)))):
       skips.append(x)
-      x, mask = PartialConv2d(features, 3, down=2, implementation=self.implementation,
-                              name=f'enc_conv_{i}')(x, mask)
-    return x, mask, skips
+      x, valid = PartialConv2d(features, 3, down=2, implementation=self.implementation,
+                               name=f'enc_conv_{i}')(x, valid)
+    return x, valid, skips
 
-  def _transform(self, x: jax.Array, mask: jax.Array, ws: jax.Array,
+  def _transform(self, x: jax.Array, mask: jax.Array | None, ws: jax.Array,
                  keep_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """The five transformer stages -> feature map, and the style of the decoder."""
     grid = token_grid(self.resolution)
 
-    def stage(i: int, **resampling: int) -> TransformerStage:
+    def stage(i: int, up: int = 1, down: int = 1) -> TransformerStage:
       side = grid >> (i if i <= 2 else 4 - i)
-      return TransformerStage(STAGE_DEPTHS[i], HEADS, STAGE_WINDOWS[i], side, **resampling,
+      return TransformerStage(STAGE_DEPTHS[i], HEADS, STAGE_WINDOWS[i], side, up, down,
                               implementation=self.implementation, name=f'tran_{i}')
 
     full, mask = stage(0)(x, mask)

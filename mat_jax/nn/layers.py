@@ -141,7 +141,8 @@ class FullyConnectedWeights(FullyConnected):
   """The parameters of `FullyConnected`, for a matmul that is computed elsewhere."""
 
   @nn.compact
-  def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+  def __call__(  # type: ignore[override]  # It shares parameters and is no layer.
+      self, inputs: int) -> tuple[jax.Array, jax.Array]:
     """Kernel [inputs, features] and bias [features] as they are used, in the compute dtype."""
     kernel, bias, gain = self._weights(inputs)
     return (kernel * gain).astype(self.implementation.dtype), bias.astype(self.implementation.dtype)

@@ -279,7 +279,7 @@ class TransformerBlock(nn.Module):
     mask_windows = None if mask is None else to_windows(mask)
     attended = WindowAttention(self.heads, self.implementation, name='attn')(
         to_windows(x), bias, mask_windows)
-    if mask is not None:
+    if mask_windows is not None:
       seen = jnp.max(mask_windows, axis=1, keepdims=True)
       mask = to_map(jnp.broadcast_to(seen, mask_windows.shape))
     fused = jnp.concatenate([x, to_map(attended)], axis=-1)

@@ -50,7 +50,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
   Returns:
     [N, H + 2 padding - h + 1, ..., O].
   """
-  pads = tuple((p, p) for p in padding)
+  pads = (padding[0], padding[0]), (padding[1], padding[1])
   if implementation.weight_gradient == 'strips':
     return _bilinear(x, kernel, pads)
   return plain(x, kernel, pads) if implementation.pointwise == 'convolution' else _multiply(

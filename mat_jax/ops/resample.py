@@ -4,6 +4,8 @@ All maps are NHWC, all kernels HWIO; convolutions are correlations. The FIR
 filter of MAT is outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.
 """
 
+from typing import cast
+
 import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -148,7 +150,7 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
 
 
 @jax.custom_vjp
-def _phases(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
+def _phases(x: jax.Array) -> tuple[tuple[jax.Array, ...], ...]:
   """[N, H, W, C] -> even and odd rows, each as even and odd columns.
 
   By default the gradient of each strided slice is a map with zeros inserted, and the four are
@@ -181,8 +183,9 @@ def _strided_conv_polyphase(x: jax.Array, kernel: jax.Array,
                             implementation: Implementation) -> jax.Array:
   """Stride-2 VALID k3 convolution as four convolutions over the input's polyphase components."""
   phases = _phases(x)
-  return sum(convolution.convolve(phases[i][j], kernel[i::2, j::2], implementation=implementation)
-             for i in range(2) for j in range(2))
+  return cast(jax.Array, sum(
+      convolution.convolve(phases[i][j], kernel[i::2, j::2], implementation=implementation)
+      for i in range(2) for j in range(2)))
 
 
 def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,

@@ -10,7 +10,7 @@ The kernels take the batch of one device. XLA cannot shard them by itself: call 
 `jax.shard_map`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import math
 from typing import Any, NamedTuple
@@ -220,7 +220,7 @@ class _Heads:
     width = self.channels // self.count
     return x[:, head * width:(head + 1) * width].reshape(self.windows, self.tokens, width)
 
-  def join(self, parts: list[jax.Array]) -> jax.Array:
+  def join(self, parts: Sequence[jax.Array]) -> jax.Array:
     """[windows, T, d] of each head -> [M, C]."""
     rows = self.windows * self.tokens
     return jnp.concatenate([part.reshape(rows, -1) for part in parts], axis=-1)
@@ -268,7 +268,8 @@ def _backward(case: _Case, tokens_ref: Any, gradient_ref: Any, *references: Any)
   normalized = unit.astype(dtype)
   gradient = gradient_ref[...].reshape(rows.shape).astype(dtype)
   by_mixed = _dot(gradient, weights.result[0][...], (1, 1)).astype(dtype)
-  parts = [_head_gradients(*(heads.cut(x, head) for x in (query, key, value, by_mixed)), added)
+  parts = [_head_gradients(heads.cut(query, head), heads.cut(key, head), heads.cut(value, head),
+                           heads.cut(by_mixed, head), added)
            for head in range(heads.count)]
   mixed, by_query, by_key, by_value = map(heads.join, zip(*parts, strict=True))
 

@@ -30,12 +30,14 @@ def enable(folder: str | None = None, process_index: int = 0) -> None:
     process_index: of this process; every one but the first gets a folder of its own in it.
   """
   if folder is None:
-    folder = jax.config.jax_compilation_cache_dir
+    # JAX's stubs do not know the fields of its config.
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if folder is None:
     import pooch  # what names its folder can do without it
 
     folder = os.path.join(os.fspath(pooch.os_cache('mat-jax')), 'compilation_cache')
-    if jax.config.jax_compilation_cache_max_size == _UNLIMITED:
+    size = jax.config.jax_compilation_cache_max_size  # type: ignore[attr-defined]
+    if size == _UNLIMITED:
       jax.config.update('jax_compilation_cache_max_size', _LIMIT)
   if folder and process_index:
     folder = os.path.join(folder, f'process_{process_index}')

@@ -43,7 +43,8 @@ def list_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
     POSIX paths relative to the folder, sorted, and of the links among them those that
     lead out of it and are left out.
   """
-  inside, outside = [], []
+  inside: list[str] = []
+  outside: list[str] = []
   real_root = os.path.realpath(root)
   for folder, subfolders, names in os.walk(root):
     subfolders[:] = [name for name in subfolders if not name.startswith('.')]

@@ -5,6 +5,7 @@ import contextlib
 import io
 import math
 import os
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -143,7 +144,7 @@ def _naming(path: str) -> Iterator[None]:
     ) from error
 
 
-def read_limited(file: io.BufferedIOBase) -> bytes:
+def read_limited(file: IO[bytes]) -> bytes:
   """Reads a binary file; ValueError for more than `MAX_FILE_BYTES`."""
   data = file.read(MAX_FILE_BYTES + 1)
   if len(data) > MAX_FILE_BYTES:
@@ -225,6 +226,7 @@ def square(
   side = min(width, height)
   if crop == 'random_crop':
     side = min(side, resolution)
+    assert rng is not None
     left, top = rng.integers((width - side, height - side), endpoint=True).tolist()
   else:
     left, top = (width - side) // 2, 0 if crop == 'top' else (height - side) // 2

@@ -79,8 +79,8 @@ class Preemption:
 
   def has_to_stop(self, step: int) -> bool:
     """Whether the run ends after so many steps, on every process alike; ask before each step."""
-    several = self._processes is not None
-    stop = self._processes.have_to_stop(step) if several else self.requested
+    processes = self._processes
+    stop = self.requested if processes is None else processes.have_to_stop(step)
     if stop:
       self._set(stopping=True)
     return stop

@@ -12,7 +12,7 @@ from mat_jax.errors import UserError
 try:
   import fcntl
 except ImportError:  # On Windows.
-  fcntl = None
+  fcntl = None  # type: ignore[assignment]  # A module is declared, and there is none.
 
 LOCK = '.lock'
 
@@ -65,6 +65,6 @@ def _lock(file: int, workdir: str) -> None:
     os.pwrite(file, f'process {os.getpid()} on {socket.gethostname()}\n'.encode(), 0)
 
 
-def _warn(workdir: str, reason: str) -> None:
+def _warn(workdir: str, reason: str | None) -> None:
   logging.warning('The workdir %s cannot be locked (%s); take care that no other run uses it.',
                   workdir, reason)

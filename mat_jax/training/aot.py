@@ -32,7 +32,7 @@ class AotFunction:
   The memory that compiling took is thus free again when the function runs.
   """
 
-  def __init__(self, jitted: Callable[..., Any], name: str):
+  def __init__(self, jitted: jax.stages.Wrapped, name: str):
     """Nothing is traced yet.
 
     Args:
@@ -75,7 +75,7 @@ class AotFunction:
     return self.prepare(*arguments)(*arguments)
 
 
-def across_processes(jitted: Callable[..., Any], name: str) -> Callable[..., Any]:
+def across_processes(jitted: jax.stages.Wrapped, name: str) -> Callable[..., Any]:
   """A function that several processes compile before any of them runs it.
 
   Args:
@@ -143,7 +143,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str | int]:
 
 @functools.lru_cache(maxsize=4)
 def compiled_create(networks: Networks, settings: Training,
-                    mesh: Mesh) -> Callable[[jax.Array], TrainState]:
+                    mesh: Mesh) -> jax.stages.Wrapped:
   """The jitted initialisation: key -> fresh state on every device."""
   def create(key: jax.Array) -> TrainState:
     return train_state.create(key, networks.generator, networks.discriminator, settings,

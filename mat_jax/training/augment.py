@@ -76,8 +76,7 @@ class Pipeline:
     return cls(**{name: letter in letters for letter, name in LETTERS.items()})
 
 
-@flax.struct.dataclass
-class Color:
+class Color(flax.struct.PyTreeNode):
   """Parameters of the colour transforms of N images, in order of application.
 
   Attributes:
@@ -104,8 +103,7 @@ class Color:
 Parameters = TypeVar('Parameters', Geometry, Color)
 
 
-@flax.struct.dataclass
-class Transforms:
+class Transforms(flax.struct.PyTreeNode):
   """The transforms of the N images of a batch; every leaf can be split along N.
 
   Attributes:
@@ -189,7 +187,7 @@ def sample_geometry(key: jax.Array, batch_size: int, probability: jax.Array, pip
   if pipeline.blit and height != width:
     raise ValueError(f'quarter turns need square images, not {height} x {width}')
   value_key, blit_key, geometric_key = jax.random.split(key, 3)
-  sampled = {}
+  sampled: dict[str, jax.Array] = {}
   if pipeline.blit:
     sampled |= _sample_blit(blit_key, batch_size, pipeline, width)
   if pipeline.geometric:
@@ -296,6 +294,7 @@ def _choose(flags: jax.Array, changed: jax.Array, unchanged: jax.Array) -> jax.A
 def _move(transforms: Transforms, images: jax.Array,
           mask: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Warps images [N, H, W, K, 3] and mask [N, H, W, 1] of each example at once."""
+  assert transforms.inverse is not None and transforms.warped is not None
   n, height, width, count, channels = images.shape
   flat = images.reshape(n, height, width, count * channels)
   moved = warp(jnp.concatenate([flat, mask], -1), transforms.inverse)
@@ -310,6 +309,7 @@ def _move(transforms: Transforms, images: jax.Array,
 
 def _recolor(transforms: Transforms, images: jax.Array) -> jax.Array:
   """Applies each example's colour matrix to its images [N, H, W, K, 3]."""
+  assert transforms.color is not None and transforms.recolored is not None
   linear, offset = transforms.color[..., :3], transforms.color[..., 3]
   recolored = jnp.einsum('nij,nhwkj->nhwki', linear, images, precision=lax.Precision.HIGHEST)
   recolored += offset[:, None, None, None, :]

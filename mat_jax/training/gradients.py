@@ -81,7 +81,9 @@ class Context:
     By default a TPU rounds the operands to bfloat16; here it multiplies their high and low parts,
     in three passes. A precision set by the user (`jax_default_matmul_precision`) is respected.
     """
-    if self._is_tpu and jax.config.jax_default_matmul_precision is None:
+    # JAX's stubs do not know the fields of its config.
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if self._is_tpu and asked is None:
       return jax.default_matmul_precision('high')
     return contextlib.nullcontext()
 

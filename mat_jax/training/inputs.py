@@ -22,7 +22,8 @@ class Stream(Protocol):
     unreadable: images that could not be read so far.
   """
 
-  unreadable: Collection[str]
+  @property
+  def unreadable(self) -> Collection[int]: ...
 
   def __next__(self) -> Batch: ...
 

@@ -175,7 +175,8 @@ class Loop:
     arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
     self._run.preemption.offer(Rescue(
         functools.partial(self._rescue, state, losses, metrics),
-        lambda: all(x.is_ready() for x in arrays)))
+        # JAX's stubs lack `is_ready`.
+        lambda: all(x.is_ready() for x in arrays)))  # type: ignore[attr-defined]
 
   def _rescue(self, state: TrainState, losses: jax.Array | None,
               metrics: Mapping[str, float] | None) -> None:
@@ -199,13 +200,15 @@ class Loop:
     run, is_snapshot = self._run, self._schedule.ends_snapshot(step)
     self._nan_guard.catch_up()
     timing = self._clock.tick(step)
-    row, metrics = self._row(state, timing), {}
+    row = self._row(state, timing)
+    metrics: dict[str, float] = {}
     tick = -(-step // self._schedule.tick)
     logging.info(status.line(tick, row['progress/kimg'], timing))
     if is_snapshot and run.validate is not None:
-      metrics = run.validate(run.networks, _averaged(state), self._stopped_by_signal)
-      if metrics is None:
+      found = run.validate(run.networks, _averaged(state), self._stopped_by_signal)
+      if found is None:
         return state
+      metrics = found
       logging.info('validation: %s', ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
     if is_snapshot:
       self._write_samples(state)

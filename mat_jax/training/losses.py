@@ -4,6 +4,7 @@ Everything is computed in float32 whatever the dtype of the networks.
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,9 @@ def lecam(logits: Mapping[str, jax.Array], averages: Mapping[str, jax.Array]) ->
   def distance(name: str, other: str) -> jax.Array:
     return jnp.mean(jnp.square(logits[name].astype(jnp.float32) - averages[other]))
 
-  return sum(distance(f'real{branch}', f'fake{branch}') + distance(f'fake{branch}', f'real{branch}')
-             for branch in ('', '_stage1'))
+  return cast(jax.Array, sum(
+      distance(f'real{branch}', f'fake{branch}') + distance(f'fake{branch}', f'real{branch}')
+      for branch in ('', '_stage1')))
 
 
 def mean_absolute(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -72,7 +74,7 @@ def mean_absolute(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def perceptual(features: Mapping[str, jax.Array], target: Mapping[str, jax.Array],
-               weights: Mapping[str, float]) -> jax.Array:
+               weights: Mapping[str, float]) -> jax.Array | int:
   """Weighted mean absolute difference of features (arXiv 1603.08155).
 
   Args:

@@ -56,6 +56,7 @@ def memory_limit(mesh: Mesh) -> int | None:
 def memory_of(compiled: jax.stages.Compiled) -> int:
   """Bytes of each device that a compiled function takes, its arguments included."""
   memory = compiled.memory_analysis()
+  assert memory is not None  # Every backend of ours says it.
   return (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
 
@@ -141,6 +142,7 @@ class Step:
       needed = self._needed(state, features, batch)
       budget = int(_SHARE * limit)
       if self._all_agree(needed is not None and needed <= budget):
+        assert needed is not None
         logging.info('Microbatches of %d of %d images: the step takes %.1f of %.1f GB of a device.',
                      self.settings.microbatch, self.settings.batch_size, needed / 1e9, limit / 1e9)
         return

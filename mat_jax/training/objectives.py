@@ -6,7 +6,7 @@ its group of the minibatch standard deviation: a batch can be split into microba
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -27,8 +27,7 @@ Metrics = dict[str, jax.Array]
 Tree = Any
 
 
-@flax.struct.dataclass
-class Networks:
+class Networks(flax.struct.PyTreeNode):
   """The modules of a run; static under `jax.jit`.
 
   Attributes:
@@ -74,8 +73,8 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
   variables = {'params': params, 'buffers': with_noise(buffers, random_inputs)}
 
   def styles(z: jax.Array) -> jax.Array:
-    return generator.apply(
-        variables, z, truncation_psi=settings.truncation_psi, method='map_latents')
+    return cast(jax.Array, generator.apply(
+        variables, z, truncation_psi=settings.truncation_psi, method='map_latents'))
 
   ws = styles(random_inputs.z)
   if settings.style_mixing:
@@ -83,8 +82,9 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
              < random_inputs.cutoff[:, None, None])
     ws = jnp.where(first, ws, styles(random_inputs.z_mixed))
   noise_mode = 'none' if settings.noise_mode == 'none' else 'const'
-  return generator.apply(variables, batch['image'], batch['mask'], ws, noise_mode,
-                         random_inputs.keep_masks, method='synthesize')
+  return cast(tuple[jax.Array, jax.Array], generator.apply(
+      variables, batch['image'], batch['mask'], ws, noise_mode, random_inputs.keep_masks,
+      method='synthesize'))
 
 
 def _augment(random_inputs: RandomInputs, images: tuple[jax.Array, ...], mask: jax.Array,
@@ -118,8 +118,8 @@ def generator_loss(
   image, stage1 = generate(networks, g_params, g_buffers, batch, random_inputs, settings)
   (_, seen, seen_stage1), mask = _augment(
       random_inputs, (batch['image'], image, stage1), batch['mask'], probability)
-  logits, logits_stage1 = networks.discriminator.apply(
-      {'params': d_params}, seen, mask, seen_stage1)
+  logits, logits_stage1 = cast(tuple[jax.Array, jax.Array], networks.discriminator.apply(
+      {'params': d_params}, seen, mask, seen_stage1))
   adversarial = losses.generator_adversarial(logits)
   adversarial_stage1 = losses.generator_adversarial(logits_stage1)
   l1 = losses.mean_absolute(image, batch['image'])
@@ -146,7 +146,7 @@ def _feature_losses(features: Tree, image: jax.Array, target: jax.Array, network
   found = {'loss/perceptual': jnp.float32(losses.perceptual(a, b, weights))}
   if compared:
     found['loss/lpips'] = jnp.mean(vgg.lpips(
-        *([x[layer] for layer in compared] for x in (a, b)), features['lpips']))
+        [a[layer] for layer in compared], [b[layer] for layer in compared], features['lpips']))
   return found
 
 
@@ -162,10 +162,11 @@ def _features(params: Tree, images: jax.Array, layers: Iterable[str],
 def _score_projected(d_params: Tree, features: Tree, images: jax.Array, mask: jax.Array,
                      networks: Networks) -> jax.Array:
   """Logits of the discriminator on features."""
+  assert networks.projected is not None
   found = _features(features, images, projected.LAYERS, networks)
-  return networks.projected.apply(
+  return cast(jax.Array, networks.projected.apply(
       {'params': d_params[projected.PARAMS]},
-      {layer: vgg.normalize_channels(x) for layer, x in found.items()}, mask)
+      {layer: vgg.normalize_channels(x) for layer, x in found.items()}, mask))
 
 
 def discriminator_loss(
@@ -196,7 +197,8 @@ def discriminator_loss(
       random_inputs, (batch['image'], image, stage1), batch['mask'], probability)
 
   def score(image: jax.Array, stage1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return networks.discriminator.apply({'params': d_params}, image, mask, stage1)
+    return cast(tuple[jax.Array, jax.Array], networks.discriminator.apply(
+        {'params': d_params}, image, mask, stage1))
 
   fake, fake_stage1 = score(image, stage1)
   real, real_stage1 = score(real_image, real_image)
@@ -250,7 +252,8 @@ def r1_loss(
   def logits(image: jax.Array, stage1: jax.Array) -> jax.Array:
     # Separately, so that the gradient of each branch flows into its own image.
     (image, mask), (stage1, _) = see(image), see(stage1)
-    both = discriminator.apply({'params': d_params}, image, mask, stage1)
+    both = cast(tuple[jax.Array, jax.Array], discriminator.apply(
+        {'params': d_params}, image, mask, stage1))
     return jnp.sum(both[0]) + jnp.sum(both[1])
 
   gradients = jax.grad(logits, (0, 1))(batch['image'], batch['image'])

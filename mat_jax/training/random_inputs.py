@@ -20,8 +20,7 @@ Tree = Any
 _NOISE = 'noise_const'
 
 
-@flax.struct.dataclass
-class RandomInputs:
+class RandomInputs(flax.struct.PyTreeNode):
   """The random inputs of one pass of the generator, and of the augmentation.
 
   Attributes:

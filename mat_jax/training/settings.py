@@ -5,6 +5,7 @@ settings of the step, and report inconsistent fields in one sentence.
 """
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 
@@ -99,7 +100,7 @@ def microbatch(config: ml_collections.ConfigDict) -> int:
 
 def training_from_config(config: ml_collections.ConfigDict) -> Training:
   """The settings of the training step in `config.train`, `.augment` and `.optimizer`."""
-  derived = {
+  derived: dict[str, Any] = {
       'microbatch': microbatch(config), 'r1_gamma': r1_gamma(config),
       'frozen_d_modules': _frozen_d_modules(config),
       'optimizer': Optimizer(**config.optimizer), 'augmentation': _augmentation(config.augment)}

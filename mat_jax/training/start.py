@@ -85,10 +85,10 @@ def microbatch_until_now(config: ml_collections.ConfigDict, workdir: str) -> int
 def make_networks(config: ml_collections.ConfigDict,
                   features: vgg.Pretrained | None = None) -> Networks:
   """The modules of a run, with the network of its perceptual losses."""
-  generator, discriminator = (
-      build(config.model, config.implementations, config.train.remat)
-      for build in (model_config.generator_from_config, model_config.discriminator_from_config))
-  return Networks(generator, discriminator, features.network if features else 'vgg16',
+  arguments = config.model, config.implementations, config.train.remat
+  return Networks(model_config.generator_from_config(*arguments),
+                  model_config.discriminator_from_config(*arguments),
+                  features.network if features else 'vgg16',
                   model_config.projected_from_config(config))
 
 

@@ -10,6 +10,7 @@ behind it, where no reader gets.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import io
 import json
 import math
@@ -105,7 +106,8 @@ class SummaryWriter:
   def flush(self) -> None:
     """Syncs all writes to the disk: call it before a checkpoint is committed."""
     for path in (self._rows, self._events):
-      self._try('files', lambda path=path: _sync(path) if os.path.exists(path) else None)
+      if os.path.exists(path):
+        self._try('files', functools.partial(_sync, path))
 
   def close(self) -> None:
     """The last `flush`; no file stays open between the writes."""
@@ -188,7 +190,7 @@ def _remove_later(workdir: str, last: int) -> None:
   """Removes events and rows of steps after the last one, and truncated ones."""
   rows_path = os.path.join(workdir, ROWS)
   _patiently(lambda: os.makedirs(workdir, exist_ok=True), workdir)
-  events = sum(_patiently(lambda path=path: _remove_events(path, last), path)
+  events = sum(_patiently(functools.partial(_remove_events, path, last), path)
                for path in _patiently(lambda: _event_files(workdir), workdir))
   rows = _patiently(lambda: _remove_rows(rows_path, last), rows_path)
   if events or rows:

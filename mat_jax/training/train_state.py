@@ -23,8 +23,7 @@ _DRAWS = 2**20  # normal samples at a time
 LECAM_AVERAGES = ('real', 'fake', 'real_stage1', 'fake_stage1')
 
 
-@flax.struct.dataclass
-class AugmentState:
+class AugmentState(flax.struct.PyTreeNode):
   """State of adaptive augmentation (ADA, arXiv 2006.06676, section 3.2).
 
   Attributes:
@@ -38,8 +37,7 @@ class AugmentState:
   sign_count: jax.Array
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Parameters, optimisers, and the position in the run.
 
   Attributes:
@@ -133,7 +131,7 @@ def make_optimizers(
           make_optimizer(options, options.discriminator_interval, settings.frozen_d_modules))
 
 
-def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tree:
+def fresh_variables(key: jax.Array, module: nn.Module, *inputs: Tree) -> Tree:
   """Variables distributed as those of `module.init`, from one array of normal samples.
 
   `module.init` samples each of hundreds of kernels, which takes half a minute to compile.
@@ -158,9 +156,9 @@ def fresh_variables(key: jax.Array, module: nn.Module, *inputs: jax.Array) -> Tr
   keys = jax.random.split(key, -(-ends[-1] // _DRAWS))
   draws = jax.lax.map(lambda key: jax.random.normal(key, (_DRAWS,)), keys).reshape(-1)
   parts = jnp.split(draws[:ends[-1]], ends[:-1])
-  return structure.unflatten(
+  return jax.tree.unflatten(structure, (
       mean + (maximum - mean) * part.reshape(mean.shape)
-      for mean, maximum, part in zip(means, maxima, parts, strict=True))
+      for mean, maximum, part in zip(means, maxima, parts, strict=True)))
 
 
 def create(key: jax.Array, generator: Generator, discriminator: Discriminator,

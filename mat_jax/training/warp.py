@@ -13,6 +13,7 @@ batches can be sharded and gradients of any order exist.
 from collections.abc import Sequence
 import functools
 import math
+from typing import cast
 
 import flax.struct
 import jax
@@ -37,8 +38,7 @@ _OFFSET = float(np.dot(np.arange(len(SYM6)), _TAPS)) - _ORIGIN
 _BEFORE, _EXTRA = 5, 10
 
 
-@flax.struct.dataclass
-class Geometry:
+class Geometry(flax.struct.PyTreeNode):
   """Parameters of the geometric transforms of N images, in order of application.
 
   Attributes:
@@ -119,8 +119,8 @@ def inverse_matrix(geometry: Geometry) -> jax.Array:
 def _shifted_sum(x: jax.Array, taps: Sequence[float], axis: int) -> jax.Array:
   """Correlation of an axis with `taps`, without padding."""
   size = x.shape[axis] - len(taps) + 1
-  return sum(tap * lax.slice_in_dim(x, start, start + size, axis=axis)
-             for start, tap in enumerate(taps))
+  return cast(jax.Array, sum(tap * lax.slice_in_dim(x, start, start + size, axis=axis)
+                             for start, tap in enumerate(taps)))
 
 
 def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
@@ -143,9 +143,9 @@ def _downsample_axis(x: jax.Array, axis: int) -> jax.Array:
   shape = list(x.shape)
   shape[axis:axis + 1] = [shape[axis] // 2, 2]
   pairs = x.reshape(shape)
-  return sum(
+  return cast(jax.Array, sum(
       _shifted_sum(lax.index_in_dim(pairs, phase, axis + 1, keepdims=False), _TAPS[phase::2], axis)
-      for phase in (0, 1))
+      for phase in (0, 1)))
 
 
 def _reflect(position: jax.Array, size: int) -> jax.Array:

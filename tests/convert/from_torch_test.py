@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from convert import architecture, from_torch, names, to_torch
 from mat_jax import Discriminator, Generator
-from mat_jax.checkpoints import reader, step_directories
+from mat_jax.checkpoints import items, reader, step_directories
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
 from tests.support import torch_files as files
@@ -350,7 +350,7 @@ def test_existing_output(several, tmp_path):
 def test_full_disk_leaves_nothing(several, tmp_path, monkeypatch):
   """Seen before writing; a write that fails midway is among the command lines below."""
   before = sorted(os.listdir(tmp_path))
-  monkeypatch.setattr(from_torch.shutil, 'disk_usage', lambda path: type(
+  monkeypatch.setattr(items.shutil, 'disk_usage', lambda path: type(
       'Usage', (), {'free': 1000}))
   with pytest.raises(UserError, match='converted cannot be written: No space'):
     from_torch.convert_file(str(several), str(tmp_path / 'converted'), ['G_ema'])
@@ -361,7 +361,7 @@ def test_a_failed_write_is_named(several, tmp_path, monkeypatch):
   def fail(*args):
     raise ValueError("Error writing: {'cache': true}'] [os_error_code='27'] [more='x']")
 
-  monkeypatch.setattr(from_torch.ocp.StandardCheckpointer, 'save', fail)
+  monkeypatch.setattr(items.ocp.Checkpointer, 'save', fail)
   with pytest.raises(UserError, match='converted cannot be written: File too large$'):
     from_torch.convert_file(str(several), str(tmp_path / 'converted'), ['G_ema'])
   assert os.listdir(tmp_path) == ['networks.pth']

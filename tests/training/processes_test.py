@@ -134,10 +134,11 @@ def test_two_processes_stop_together_and_end_like_one(tmp_path, tmp_path_factory
   assert [row['step'] for row in runs.rows(workdir)] == list(range(4, _STEPS + 1, 4))
   first, second = runs.metrics(single)[0], runs.metrics(workdir)[0]
   assert first.keys() == second.keys()
-  # Later on, Adam without a first moment has made full steps of rounding errors.
+  # Even in the first tick Adam, without a first moment, makes full steps of rounding errors where a
+  # gradient is zero; the gradients themselves are compared above.
   for name, value in first.items():
     if name.startswith('loss/'):
-      assert second[name] == pytest.approx(value, rel=1e-3), name
+      assert second[name] == pytest.approx(value, rel=5e-3), name
 
 
 @pytest.mark.slow
