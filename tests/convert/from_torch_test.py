@@ -352,7 +352,7 @@ def test_full_disk_leaves_nothing(several, tmp_path, monkeypatch):
   before = sorted(os.listdir(tmp_path))
   monkeypatch.setattr(items.shutil, 'disk_usage', lambda path: type(
       'Usage', (), {'free': 1000}))
-  with pytest.raises(UserError, match='converted cannot be written: No space'):
+  with pytest.raises(UserError, match='converted cannot be written: it needs 5 MB, 0 MB are free'):
     from_torch.convert_file(str(several), str(tmp_path / 'converted'), ['G_ema'])
   assert sorted(os.listdir(tmp_path)) == before
 
