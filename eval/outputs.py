@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from eval.evaluator import Result
-from eval.results import pairs, picture_paths, record, tables
+from eval.results import markdown, pairs, picture_paths, record
 from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
 from eval.results.systems import MEAN_COLOUR, MODEL
@@ -43,19 +43,19 @@ def write(result: Result, album: Album, folder: str) -> None:
     return
   os.makedirs(folder, exist_ok=True)
   record.write(result.record, folder)
-  tables.write(result.record, folder)
+  markdown.write(result.record, folder)
   pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
   picture = os.path.join(folder, 'comparison.png')
   image_grid.write_png(picture, comparison(album.shown))
   _write_events(result.record, album, folder)
-  print(tables.markdown(result.record))
+  print(markdown.markdown(result.record))
   print(f'\nmasked / mean colour / MAT / original: {picture}')
 
 
 def _write_events(found: Record, album: Album, folder: str) -> None:
   writer = metric_writers.create_default_writer(folder, asynchronous=False)
   writer.write_scalars(found.step, scalars(found))
-  writer.write_texts(found.step, {'eval/tables': tables.markdown(found)})
+  writer.write_texts(found.step, {'eval/tables': markdown.markdown(found)})
   shown = album.shown
   columns = [shown['original'], masked(shown), shown['stage1'], shown['result']]
   writer.write_images(found.step, {

@@ -7,7 +7,7 @@ from absl import flags
 
 from eval.folders.compare import Options, compare, make_folder, write
 from eval.metrics import feature_networks
-from eval.results import tables
+from eval.results import markdown
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.runtime import command_line
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if values.output:
       write(found, table, values.output)
   finally:  # a full disk or a closed pipe should not cost both
-    print(tables.markdown(found))
+    print(markdown.markdown(found))
 
 
 if __name__ == '__main__':

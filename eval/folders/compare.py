@@ -20,7 +20,7 @@ from eval.folders import folder_metrics, image_folders
 from eval.folders.image_folders import Comparison, Metadata
 from eval.metrics import distances, feature_networks, measuring
 from eval.metrics.measuring import Models
-from eval.results import aggregates, pairs, record, tables
+from eval.results import aggregates, markdown, pairs, record
 from eval.results.pairs import Pairs
 from eval.results.record import Record
 from input_pipeline.ahead import in_order
@@ -179,7 +179,7 @@ def write(found: Record, table: Pairs, folder: str) -> None:
     UserError: they cannot be written.
   """
   record.write_json(found, folder)
-  tables.write(found, folder)
+  markdown.write(found, folder)
   pairs.write_csv(table, os.path.join(folder, pairs.FILE))
 
 

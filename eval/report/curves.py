@@ -18,8 +18,8 @@ import numpy as np
 
 from eval.metrics.names import METRICS
 from eval.report.inputs import BASELINE, PROPOSED, Evaluation
-from eval.report.tables import title
 from eval.results.record import Record
+from eval.results.tables import title
 
 Style = Literal['-', '--', ':']
 

@@ -11,8 +11,8 @@ from PIL import Image
 from eval.metrics.names import METRICS
 from eval.report.inputs import BASELINE, Content
 from eval.report.page import DPI
-from eval.report.tables import number
 from eval.results.picture_paths import mask_path, original_path, result_path
+from eval.results.tables import number
 from mat_jax.errors import UserError
 from mat_jax.runtime import image_grid
 from mat_jax.runtime.images import load_image

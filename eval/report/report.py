@@ -14,10 +14,11 @@ import re
 
 import numpy as np
 
-from eval.report import curves, inputs, matrix, page, pictures, tables
+from eval.report import curves, inputs, matrix, page, pictures
 from eval.report.inputs import Content, Evaluation
 from eval.report.pictures import Section
-from eval.report.tables import count_of
+from eval.results import tables
+from eval.results.tables import count_of
 from mat_jax.errors import UserError
 from mat_jax.runtime import new_files
 

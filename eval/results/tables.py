@@ -1,150 +1,211 @@
-"""A record as Markdown tables."""
+"""Tables of a record, cell by cell, which `markdown` and the report render.
 
+Every number comes with its interval and its sample size.
+"""
+
+from collections.abc import Mapping
 import math
-import os
+from typing import NamedTuple
 
 from eval.metrics.bootstrap import Summary
 from eval.metrics.distances import Distance
-from eval.metrics.names import METRICS, PAIR_METRICS
-from eval.results.record import Group, Record
-from mat_jax.runtime import new_files
+from eval.metrics.names import METRICS, PAIR_METRICS, Metric
+from eval.results.record import Group
 
-_TITLES = {'large': 'Large masks', 'small': 'Small masks', 'files': 'Masks from files',
-           'none': 'Without masks'}
-
-
-def markdown(record: Record) -> str:
-  """The tables, with sample sizes and intervals."""
-  lines = [f'# {record.title}', '', _scope(record)]
-  for note in record.notes:
-    lines += ['', f'> {note}']
-  for name, group in record.mask_sets.items():
-    lines += ['', f'## {_TITLES.get(name, name)}: {_count(group)}', '', *_pair_table(group)]
-    lines += _left_out(group)
-    if group.distances:
-      lines += ['', *_distance_table(group)]
-  if record.bins:
-    lines += ['', '## By the share of the image that is hole', '', *_band_table(record)]
-  lines += ['', 'Means over images [95 % bootstrap interval over images]; differences are of the '
-            'same images and masks. ↑ higher is better, ↓ lower is better.']
-  return '\n'.join(lines)
+_TITLES = {'files': 'Masks from files', 'none': 'Without masks'}
+# Verdicts on a difference.
+BETTER, WORSE, UNCLEAR, FEW = 'better', 'worse', 'unclear', 'too few'
+# Of fewer images, even if all of them differ in one direction, that is not significant at
+# 5 % (two-sided sign test), and bootstrap intervals are much too narrow.
+_MIN_IMAGES = 6
 
 
-def _scope(record: Record) -> str:
-  parts = []
-  if record.step is not None:
-    parts.append(f'Step {record.step} ({record.kimg:.1f} kimg)')
-  if record.split:
-    parts.append(f'split {record.split}')
-  parts.append(_plural(record.masks_per_image, 'mask' if record.split else 'result') + ' per image')
-  if record.unreadable:
-    parts.append(f'{record.unreadable} more images could not be read')
-  text = ', '.join(parts) + '.'
-  return text[0].upper() + text[1:]
+class Cell(NamedTuple):
+  """A cell of a table.
+
+  Attributes:
+    text: the number, or words.
+    detail: its interval and what else belongs to it.
+    verdict: 'better', 'worse', 'unclear' or 'too few' for a difference; else ''.
+  """
+
+  text: str
+  detail: str = ''
+  verdict: str = ''
 
 
-def _count(group: Group) -> str:
-  return f'{_plural(group.images, "image")}, {_plural(group.pairs, "pair")}'
+class Rows(NamedTuple):
+  """Rows under a common heading.
+
+  Attributes:
+    title: the heading, or ''.
+    rows: title of each row and its cells.
+  """
+
+  title: str
+  rows: list[tuple[str, list[Cell]]]
 
 
-def _plural(count: int, word: str) -> str:
-  return f'{count:,} {word}{"s" * (count != 1)}'
+class Table(NamedTuple):
+  """A table.
+
+  Attributes:
+    caption: what it shows.
+    columns: headings of the row titles, then of the cells.
+    groups: its rows.
+  """
+
+  caption: str
+  columns: list[Cell]
+  groups: list[Rows]
 
 
-def _columns(group: Group) -> list[str]:
-  return [name for name in PAIR_METRICS
-          if any(name in metrics for metrics in group.metrics.values())]
+def pair_table(group: Group) -> Table:
+  """Means of the metrics of pairs, and paired differences between systems."""
+  means = [(metrics, False) for metrics in group.metrics.values()]
+  differences = [(metrics, True) for metrics in group.differences.values()]
+  rows = [(title(name), [mean_cell(metrics.get(name), METRICS[name], signed, group.images)
+                         for metrics, signed in means + differences])
+          for name in _names(group)]
+  columns = ['Metric', *group.metrics, *map(_minus, group.differences)]
+  return Table(f'Means over n = {group.images:,} images [95 % interval]; where n is another, it '
+               'stands beside. Differences are of the same images and masks.',
+               [Cell(column) for column in columns], [Rows('', rows)])
 
 
-def _pair_table(group: Group) -> list[str]:
-  names = _columns(group)
-  rows = [[system, *(_mean(metrics.get(name), name) for name in names)]
-          for system, metrics in group.metrics.items()]
-  rows += [[title, *(_mean(metrics.get(name), name, '+') for name in names)]
-           for title, metrics in group.differences.items()]
-  return _table(['', *map(_title, names)], rows)
+def bin_table(bins: Mapping[str, Group]) -> Table:
+  """Means of the metrics of pairs, and paired differences, by hole ratio."""
+  first = next(iter(bins.values()))
+  groups = []
+  for part, signed in (('metrics', False), ('differences', True)):
+    for system in getattr(first, part):
+      groups.append(Rows(_minus(system), [
+          (title(name), [mean_cell(getattr(group, part).get(system, {}).get(name), METRICS[name],
+                                   signed, group.images) for group in bins.values()])
+          for name in _names(first)]))
+  return Table('Means over images [95 % interval], over all sets of masks.',
+               [Cell('Metric'),
+                *(Cell(bin_name, count(group)) for bin_name, group in bins.items())],
+               groups)
 
 
-def _band_table(record: Record) -> list[str]:
-  names = _columns(next(iter(record.bins.values())))
-  rows = [[bin_name, f'{group.pairs:,} of {_plural(group.images, "image")}', system,
-           *(_mean(metrics.get(name), name) for name in names)]
-          for bin_name, group in record.bins.items() for system, metrics in group.metrics.items()]
-  return _table(['Hole', 'Pairs', '', *map(_title, names)], rows)
-
-
-def _title(name: str) -> str:
-  return f"{METRICS[name].title} {'↑' if METRICS[name].higher_is_better else '↓'}"
-
-
-def _mean(summary: Summary | None, name: str, sign: str = '') -> str:
-  if summary is None:
-    return ''
-  if not summary.n:
-    return 'infinite' if summary.infinite else 'undefined'
-  form = sign + METRICS[name].form
-  if summary.n == 1:
-    return f'{summary.mean:{form}} (one image)'
-  return f'{summary.mean:{form}} [{summary.low:{form}}, {summary.high:{form}}]'
-
-
-def _left_out(group: Group) -> list[str]:
-  return [f'\n{system}, {METRICS[name].title}: {s.infinite} infinite and {s.undefined} undefined '
-          'pairs left out.'
-          for system, metrics in group.metrics.items()
-          for name, s in metrics.items() if s.infinite or s.undefined]
-
-
-def _distance_table(group: Group) -> list[str]:
-  """Rows of metrics and systems; their remarks, many of them alike, numbered below."""
-  remarks: dict[str, int] = {}
+def distance_table(group: Group) -> Table | None:
+  """Metrics of sets of images; None if there are none."""
   rows = []
   for name, metric in METRICS.items():
-    for system, metrics in group.distances.items():
-      if (distance := metrics.get(name)) is not None:
-        number = remarks.setdefault(distance.note, len(remarks) + 1) if distance.note else ''
-        rows.append([_title(name), system, distance_value(distance, metric.form),
-                     distance_ceiling(distance, metric.form),
-                     f'{distance.n_real:,} / {distance.n_fake:,}', f'{distance.dimension:,}',
-                     f'{number}'])
-  head = ['', 'System', 'Value', 'Real against real', 'n real / results', 'Features', 'Remark']
-  return _table(head, rows) + ['', *(f'{number}. {text}' for text, number in remarks.items())]
+    found = {system: distances[name] for system, distances in group.distances.items()
+             if name in distances}
+    if found:
+      values = [_value_cell(found.get(system), metric) for system in group.distances]
+      rows.append((title(name), [
+          *values, Cell(_shared({system: _ceiling(d, metric) for system, d in found.items()})),
+          Cell(_shared({system: f'{d.n_real:,} / {d.n_fake:,}' for system, d in found.items()})),
+          Cell(_shared({system: f'{d.dimension:,}' for system, d in found.items()})),
+          Cell('', _shared({system: d.note for system, d in found.items()}))]))
+  if not rows:
+    return None
+  columns = ['Metric', *group.distances, 'Real against real', 'Real / results', 'Features',
+             'Remarks']
+  return Table('Distances between the set of real images and the set of results [95 % interval], '
+               'how many of each, and the size of the features.',
+               [Cell(column) for column in columns], [Rows('', rows)])
 
 
-def distance_value(distance: Distance, form: str) -> str:
-  """The value with its interval; words where it cannot be measured."""
+def _shared(texts: Mapping[str, str]) -> str:
+  """The value that all systems have in common, or that of each one."""
+  if len(set(texts.values())) == 1:
+    return next(iter(texts.values()))
+  found = [f'{system}: {text}' for system, text in texts.items() if text]
+  return (' ' if all(text.endswith('.') for text in found) else '; ').join(found)
+
+
+def _minus(name: str) -> str:
+  return name.replace(' - ', ' − ')
+
+
+def left_out(group: Group) -> list[str]:
+  """A sentence for every metric that some pairs have no finite value of."""
+  return [f'{system}, {METRICS[name].title}: {count_of(s.infinite, "infinite pair")} and '
+          f'{count_of(s.undefined, "undefined pair")} left out.'
+          for system, metrics in group.metrics.items() for name, s in metrics.items()
+          if s.infinite or s.undefined]
+
+
+def mean_cell(summary: Summary | None, metric: Metric, signed: bool, images: int) -> Cell:
+  """A mean or, signed, a difference with the verdict on it; n where it is not that of images."""
+  if summary is None:
+    return Cell('–')
+  if not summary.n:
+    return Cell('undefined')
+  text = number(summary.mean, metric.form, signed)
+  if summary.n == 1:
+    return Cell(text, 'one image, no interval')
+  low, high = (number(end, metric.form, signed) for end in (summary.low, summary.high))
+  detail = f'[{low}, {high}]' + (f', n = {summary.n:,}' if summary.n != images else '')
+  return Cell(text, detail, _verdict(summary, metric.higher_is_better) if signed else '')
+
+
+def _verdict(difference: Summary, higher_is_better: bool) -> str:
+  if difference.n < _MIN_IMAGES:
+    return FEW
+  if difference.low <= 0 <= difference.high:
+    return UNCLEAR
+  return BETTER if (difference.low > 0) == higher_is_better else WORSE
+
+
+def _value_cell(distance: Distance | None, metric: Metric) -> Cell:
+  if distance is None:
+    return Cell('–')
   if distance.value is None or not math.isfinite(distance.value):
-    return 'not measurable'
-  if distance.low is None or distance.high is None:
-    return f'{distance.value:{form}}'
-  return f'{distance.value:{form}} [{distance.low:{form}}, {distance.high:{form}}]'
-
-
-def distance_ceiling(distance: Distance, form: str) -> str:
-  """The score of real images against other real images, and the number of pairs."""
-  if distance.ceiling is None:
-    return ''
-  text = f'{distance.ceiling:{form}} (n = {distance.ceiling_n:,}'
+    return Cell('not measurable')
+  details = []
+  if distance.low is not None and distance.high is not None:
+    details.append(f'[{number(distance.low, metric.form)}, {number(distance.high, metric.form)}]')
   if distance.at_ceiling_n is not None:
-    value = f'{distance.at_ceiling_n:{form}}' if distance.at_ceiling_n else 'none'
-    text += f'; results at that n: {value}'
-  return text + ')'
+    details.append(f'{number(distance.at_ceiling_n, metric.form)} at n = {distance.ceiling_n:,}')
+  return Cell(number(distance.value, metric.form), '\n'.join(details))
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-  return [_row(head), '|---' * len(head) + '|', *(_row(row) for row in rows)]
+def _ceiling(distance: Distance, metric: Metric) -> str:
+  if distance.ceiling is None:
+    return '–'
+  return f'{number(distance.ceiling, metric.form)} at n = {distance.ceiling_n:,}'
 
 
-def _row(cells: list[str]) -> str:
-  # Names of folders and files come from users.
-  return '| ' + ' | '.join(cell.replace('|', '\\|').replace('\n', ' ') for cell in cells) + ' |'
+def number(value: float, form: str, signed: bool = False) -> str:
+  """A number; unsigned, with more digits where its format would show 0 for another value."""
+  if math.isnan(value):
+    return 'undefined'
+  if math.isinf(value):
+    return '∞' if value > 0 else '−∞'
+  sign = '+' if signed else ''
+  text = f'{value:{sign}{form}}'
+  if value and not signed and not text.strip('-0.'):
+    text = f'{value:.1e}'
+  return text.replace('-', '−', 1) if text.startswith('-') else text
 
 
-def write(record: Record, folder: str) -> None:
-  """Writes metrics.md.
+def count(group: Group) -> str:
+  """How many images and pairs a group has."""
+  return f'{count_of(group.images, "image")}, {count_of(group.pairs, "pair")}'
 
-  Raises:
-    UserError: it cannot be written.
-  """
-  with new_files.new_file(os.path.join(folder, 'metrics.md')) as file:
-    file.write((markdown(record) + '\n').encode())
+
+def count_of(number_of: int, word: str) -> str:
+  """'1 image', '2,000 images'."""
+  return f'{number_of:,} {word}{"s" * (number_of != 1)}'
+
+
+def masks_title(name: str) -> str:
+  """What a set of masks is called in headings."""
+  return _TITLES.get(name, f'{name.capitalize()} masks')
+
+
+def title(name: str) -> str:
+  """A metric's title and which way is better."""
+  return f'{METRICS[name].title} {"↑" if METRICS[name].higher_is_better else "↓"}'
+
+
+def _names(group: Group) -> list[str]:
+  """Metrics of pairs that some system has, in their order."""
+  found = {name for metrics in group.metrics.values() for name in metrics}
+  return [name for name in PAIR_METRICS if name in found]

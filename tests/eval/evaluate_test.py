@@ -80,7 +80,7 @@ def test_files(evaluated):
                              found.mask_sets['large'].metrics['MAT']['l1'].mean, rtol=1e-6)
   with open(os.path.join(folder, 'metrics.md'), encoding='utf-8') as file:
     text = file.read()
-  assert '| mean colour |' in text and '## Small masks: 5 images, 10 pairs' in text
+  assert '| mean colour | MAT − mean colour |' in text and '## Small masks: 5 images, 10 pairs' in text
   assert Image.open(os.path.join(folder, 'comparison.png')).size == (
       2 * (4 * 65 - 1), 2 * (5 * 65 - 1))
   assert len(record.read_all(folder)) == 1
@@ -118,7 +118,7 @@ def test_again_with_a_baseline(evaluated, trained, config, capsys):
   difference = found.mask_sets['small'].differences['MAT - baseline']
   np.testing.assert_allclose(difference['lpips_vgg'], (0, 0, 0, 5, 0, 0), atol=1e-8)
   assert len(os.listdir(os.path.join(workdir, 'eval', 'pictures', 'small', 'results'))) == 3
-  assert '| MAT - baseline |' in capsys.readouterr().out
+  assert '| MAT − baseline |' in capsys.readouterr().out
   with pytest.raises(UserError, match='it lacks 28 of 33, .* evaluate both on the same data'):
     Evaluator(changed(config, split='all')).evaluate(
         reader.restore_ema(trained[0]), 'x', Album(None, 0, 0),

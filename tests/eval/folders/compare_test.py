@@ -15,7 +15,7 @@ from eval.folders.compare import Options
 from eval.folders.folder_metrics import features_of
 from eval.folders.image_folders import read_shape
 from eval.metrics import distances, feature_networks, image_metrics, measuring
-from eval.results import tables
+from eval.results import markdown
 from eval.results.pairs import read_csv
 from mat_jax.errors import UserError
 from tests.support.paths import ROOT
@@ -124,7 +124,7 @@ def test_without_masks_and_with_several_results(root, several):
                              (np.mean(expected[:2]) + expected[2]) / 2, rtol=1e-6)
   (note,) = record.notes
   assert '1 to 2 results each' in note
-  assert 'Without masks: 2 images, 3 pairs' in tables.markdown(record)
+  assert 'Without masks: 2 images, 3 pairs' in markdown.markdown(record)
 
 
 def test_changed_pixels_outside_of_the_hole_are_told(root, tmp_path):
@@ -173,8 +173,8 @@ def test_one_image(root, tmp_path):
   assert group.distances['bad'] and all(
       distance.value is None and 'at least 2 real images' in distance.note
       for distance in group.distances['bad'].values())
-  text = tables.markdown(record)
-  assert '(one image)' in text and 'not measurable' in text
+  text = markdown.markdown(record)
+  assert 'one image, no interval' in text and 'not measurable' in text
 
 
 @pytest.fixture(scope='module')

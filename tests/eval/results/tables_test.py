@@ -1,70 +1,75 @@
 import math
 
+import pytest
+
 from eval.metrics.bootstrap import Summary
 from eval.metrics.distances import Distance
+from eval.metrics.names import METRICS
 from eval.results import tables
-from tests.eval.results.record_test import make
+from eval.results.record import Group
+from eval.results.tables import Cell
 
 
-def lines_with(text, words):
-  return [line for line in text.splitlines() if words in line]
+def _group(metrics=None, distances=None) -> Group:
+  return Group(10, 20, {'MAT': metrics or {}}, {}, distances or {})
 
 
-def test_every_number_has_its_interval_and_count():
-  text = tables.markdown(make())
-  assert 'Step 4 (0.0 kimg), split test, 2 masks per image.' in text
-  assert '## Large masks: 5 images, 10 pairs' in text
-  row, _ = lines_with(text, '| MAT | 20.50')  # of the masks and of a bin
-  assert '20.50 [19.00, 22.00]' in row and 'undefined' in row
-  (row,) = lines_with(text, '| MAT - mean colour')
-  assert '+20.50 [+19.00, +22.00]' in row
-  (row,) = lines_with(text, '| FID ↓ | MAT')
-  assert '3.50 [3.00, 4.00]' in row and '5 / 10 | 2,048 | 1 |' in row and '1. few images' in text
-  assert lines_with(text, '| 0-20 % | 10 of 5 images | MAT')
-  assert '> No metrics with x.' in text
-  assert 'MAT, PSNR, dB: 1 infinite and 2 undefined pairs left out.' in text
+@pytest.mark.parametrize('value,form,signed,text', [
+    (1.25, '.2f', False, '1.25'), (-1.25, '.2f', False, '−1.25'), (1.25, '.2f', True, '+1.25'),
+    (0.0, '.4f', False, '0.0000'), (0.00002, '.4f', False, '2.0e-05'),
+    (-0.00002, '.4f', False, '−2.0e-05'), (-0.00002, '.4f', True, '−0.0000'),
+    (math.inf, '.2f', False, '∞'), (math.nan, '.2f', False, 'undefined')])
+def test_numbers(value, form, signed, text):
+  assert tables.number(value, form, signed) == text
 
 
-def test_what_cannot_be_measured_is_said_in_words():
-  text = tables.markdown(make())
-  (row,) = lines_with(text, '| P-IDS ↑ | MAT')
-  assert 'not measurable' in row and '| 2 |' in row and ' 0 ' not in row
-  assert '2. too few' in text.splitlines()
+@pytest.mark.parametrize('metric,low,high,verdict', [
+    ('psnr', 0.1, 0.5, 'better'), ('psnr', -0.5, -0.1, 'worse'), ('psnr', -0.1, 0.5, 'unclear'),
+    ('l1', 0.1, 0.5, 'worse'), ('l1', -0.5, -0.1, 'better'), ('l1', 0.0, 0.0, 'unclear')])
+def test_verdicts_follow_the_direction_of_the_metric(metric, low, high, verdict):
+  summary = Summary((low + high) / 2, low, high, 10, 0, 0)
+  assert tables.mean_cell(summary, METRICS[metric], True, 10).verdict == verdict
+  assert not tables.mean_cell(summary, METRICS[metric], False, 10).verdict
 
 
-def test_kernel_distance_comes_before_frechet():
-  record = make()
-  distances = record.mask_sets['large'].distances['MAT']
-  distances['kid'] = Distance(0.01, 0.0, 0.02, 5, 10, 2048)
-  text = tables.markdown(record)
-  assert text.index('| KID ↓ |') < text.index('| FID ↓ |')
+@pytest.mark.parametrize('n,verdict', [(2, 'too few'), (5, 'too few'), (6, 'better')])
+def test_few_images_get_no_verdict(n, verdict):
+  summary = Summary(1.0, 0.5, 1.5, n, 0, 0)
+  assert tables.mean_cell(summary, METRICS['psnr'], True, n).verdict == verdict
 
 
-def test_ceilings():
-  distance = Distance(0.05, 0.04, 0.06, 3000, 3000, 2048, 0.23, 3000)
-  assert tables.distance_ceiling(distance, '.4f') == '0.2300 (n = 3,000)'
-  smaller = distance._replace(ceiling_n=2500, at_ceiling_n=0.03)
-  assert tables.distance_ceiling(smaller, '.4f') == (
-      '0.2300 (n = 2,500; results at that n: 0.0300)')
-  assert tables.distance_ceiling(smaller._replace(at_ceiling_n=0.0), '.4f') == (
-      '0.2300 (n = 2,500; results at that n: none)')
-  assert tables.distance_ceiling(distance._replace(ceiling=None), '.4f') == ''
-  assert tables.distance_value(distance._replace(value=math.nan), '.4f') == 'not measurable'
+def test_n_is_told_where_it_is_not_that_of_the_table():
+  metric = METRICS['psnr']
+  assert tables.mean_cell(Summary(20, 19, 21, 10, 0, 0), metric, False, 10) == Cell(
+      '20.00', '[19.00, 21.00]')
+  assert tables.mean_cell(Summary(20, 19, 21, 9, 1, 0), metric, False, 10) == Cell(
+      '20.00', '[19.00, 21.00], n = 9')
+  assert tables.mean_cell(Summary(20, 20, 20, 1, 0, 0), metric, True, 1) == Cell(
+      '+20.00', 'one image, no interval')
+  nothing = Summary(math.nan, math.nan, math.nan, 0, 4, 0)
+  assert tables.mean_cell(nothing, metric, False, 10) == Cell('undefined')
+  assert tables.mean_cell(None, metric, False, 10) == Cell('–')
 
 
-def test_one_image_has_no_interval():
-  record = make()
-  record.mask_sets['large'].metrics['MAT']['psnr'] = Summary(20.5, 20.5, 20.5, 1, 0, 0)
-  assert '20.50 (one image)' in tables.markdown(record)
+def test_pairs_without_a_finite_value_are_told():
+  metrics = {'psnr': Summary(20, 19, 21, 9, 2, 0), 'ssim': Summary(0.5, 0.4, 0.6, 10, 0, 0),
+             'l1_hole': Summary(0.5, 0.4, 0.6, 9, 0, 1)}
+  assert tables.left_out(_group(metrics)) == [
+      'MAT, PSNR, dB: 2 infinite pairs and 0 undefined pairs left out.',
+      'MAT, L1 hole: 0 infinite pairs and 1 undefined pair left out.']
 
 
-def test_names_of_users_do_not_break_the_table():
-  group = make().mask_sets['large']
-  group = group._replace(metrics={'a|b\nc': group.metrics['MAT']}, differences={}, distances={})
-  text = tables.markdown(make(mask_sets={'large': group}, bins={}))
-  assert '| a\\|b c | 20.50' in text
+def test_remarks_that_systems_share_stand_once():
+  both = {'MAT': {'fid': Distance(3.0, None, None, 9, 20, 2048, note='Few.')},
+          'other': {'fid': Distance(4.0, 3.5, 4.5, 10, 20, 2048, note='Few.')},
+          'third': {}}
+  table = tables.distance_table(_group(distances=both))
+  (title, cells), = table.groups[0].rows
+  assert title == 'FID ↓'
+  assert cells == [
+      Cell('3.00'), Cell('4.00', '[3.50, 4.50]'), Cell('–'), Cell('–'),
+      Cell('MAT: 9 / 20; other: 10 / 20'), Cell('2,048'), Cell('', 'Few.')]
 
 
-def test_files(tmp_path):
-  tables.write(make(), str(tmp_path))
-  assert (tmp_path / 'metrics.md').read_text() == tables.markdown(make()) + '\n'
+def test_no_distances_no_table():
+  assert tables.distance_table(_group()) is None

@@ -1,0 +1,55 @@
+from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
+from eval.results import markdown
+from tests.eval.results.record_test import make
+
+
+def lines_with(text, words):
+  return [line for line in text.splitlines() if words in line]
+
+
+def test_every_number_has_its_interval_and_count():
+  text = markdown.markdown(make())
+  assert 'Step 4 (0.0 kimg), split test, 2 masks per image.' in text
+  assert '## Large masks: 5 images, 10 pairs' in text
+  assert '| Metric | MAT | MAT − mean colour |' in text
+  row, of_a_bin, _ = lines_with(text, '| PSNR, dB ↑ |')
+  assert '| 20.50 [19.00, 22.00] | +20.50 [+19.00, +22.00] (too few) |' in row
+  assert '| 20.50 [19.00, 22.00] |' in of_a_bin and '0-20 % 5 images, 10 pairs' in text
+  (row,) = lines_with(text, '| FID ↓ |')
+  assert '| 3.50 [3.00, 4.00] |' in row and '5 / 10 | 2,048 | 1 |' in row
+  assert '1. few images' in text.splitlines() and '> No metrics with x.' in text
+  assert 'MAT, PSNR, dB: 1 infinite pair and 2 undefined pairs left out.' in text
+
+
+def test_what_cannot_be_measured_is_said_in_words():
+  text = markdown.markdown(make())
+  (row,) = lines_with(text, '| P-IDS ↑ |')
+  assert 'not measurable' in row and '| 2 |' in row and ' 0 ' not in row
+  assert '2. too few' in text.splitlines()
+
+
+def test_kernel_distance_comes_before_frechet():
+  record = make()
+  distances = record.mask_sets['large'].distances['MAT']
+  distances['kid'] = Distance(0.01, 0.0, 0.02, 5, 10, 2048)
+  text = markdown.markdown(record)
+  assert text.index('| KID ↓ |') < text.index('| FID ↓ |')
+
+
+def test_one_image_has_no_interval():
+  record = make()
+  record.mask_sets['large'].metrics['MAT']['psnr'] = Summary(20.5, 20.5, 20.5, 1, 0, 0)
+  assert '| 20.50 one image, no interval |' in markdown.markdown(record)
+
+
+def test_names_of_users_do_not_break_the_table():
+  group = make().mask_sets['large']
+  group = group._replace(metrics={'a|b\nc': group.metrics['MAT']}, differences={}, distances={})
+  text = markdown.markdown(make(mask_sets={'large': group}, bins={}))
+  assert '| Metric | a\\|b c |' in text
+
+
+def test_files(tmp_path):
+  markdown.write(make(), str(tmp_path))
+  assert (tmp_path / 'metrics.md').read_text() == markdown.markdown(make()) + '\n'
