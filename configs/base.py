@@ -223,6 +223,12 @@ def _evaluation() -> ml_collections.ConfigDict:
   # `data.mask_order`.
   evaluation.mask_dir = ''
   evaluation.mask_order = 'auto'
+  # Completions of every pair of image and mask. All metrics are of the first; with several, their
+  # diversity (mean LPIPS between two) and the best of them are measured too.
+  evaluation.samples_per_mask = 1
+  # What differs between them: 'all', the 'latents' alone, or the 'keep_masks' of the style
+  # manipulation module alone.
+  evaluation.vary = 'all'
   # Seed of masks, latents and bootstrap.
   evaluation.seed = 0
   # Images of a batch, over all devices; cut in parts if the memory does not suffice.

@@ -27,6 +27,9 @@ from mat_jax.runtime import sharding
 from mat_jax.training import aot
 
 Arrays = dict[str, np.ndarray]
+VARY = ('all', 'latents', 'keep_masks')
+# Between the seeds of two completions of a pair; those of two pairs are 1 apart.
+_SAMPLE_STRIDE = 0x85EBCA6B
 
 
 class Completed(NamedTuple):
@@ -64,8 +67,15 @@ def mean_colour_fill(image: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=4)
-def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Callable[..., Any]:
+def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float, samples: int,
+               vary: str) -> Callable[..., Any]:
   """Completes a batch on the devices and measures; results are replicated."""
+  def complete_other(variables: Any, batch: dict[str, jax.Array], i: jax.Array) -> jax.Array:
+    seeds, keep_seeds = _sample_seeds(batch['seed'], i, vary)
+    result, _ = completion.complete(generator, variables, batch['image'], batch['mask'], seeds,
+                                    truncation_psi, keep_seeds=keep_seeds)
+    return image_metrics.to_uint8(result)
+
   def step(variables: Any, models: Models, batch: dict[str, jax.Array]) -> dict[str, Any]:
     image, mask = batch['image'], batch['mask']
     result, stage1 = completion.complete(
@@ -75,6 +85,11 @@ def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Calla
     found = measuring.measure(
         models, original, {MODEL: result, MEAN_COLOUR: filled}, 1.0 - mask)
     numbers = {name: batch[name] for name in ('image_index', 'mask_index', 'valid')}
+    if samples > 1:
+      others = jax.lax.map(functools.partial(complete_other, variables, batch),
+                           jnp.arange(1, samples, dtype=jnp.uint32))
+      found['metrics'][MODEL] |= measuring.measure_samples(
+          models, original, jnp.concatenate([result[None], others]))
     pictures = {'original': original, 'result': result, 'stage1': stage1, MEAN_COLOUR: filled,
                 'mask': (mask * 255).astype(jnp.uint8)}
     return found | {'pictures': numbers | pictures,
@@ -82,6 +97,12 @@ def _make_step(generator: Generator, mesh: Mesh, truncation_psi: float) -> Calla
 
   return aot.across_processes(
       jax.jit(step, out_shardings=sharding.replicated(mesh)), 'the evaluation')
+
+
+def _sample_seeds(seeds: jax.Array, i: jax.Array, vary: str) -> tuple[jax.Array, jax.Array]:
+  """Seeds of latents and of keep masks of the completion numbered `i`; those of 0 are `seeds`."""
+  other = seeds + i * jnp.uint32(_SAMPLE_STRIDE)
+  return seeds if vary == 'keep_masks' else other, seeds if vary == 'latents' else other
 
 
 def complete_split(
@@ -110,7 +131,8 @@ def complete_split(
   sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
   variables, models = sharding.replicate((variables, models), mesh)
   step = batching.BatchSizeFinder(functools.partial(
-      _make_step(generator, mesh, config.eval.truncation_psi), variables, models), mesh)
+      _make_step(generator, mesh, config.eval.truncation_psi, config.eval.samples_per_mask,
+                 config.eval.vary), variables, models), mesh)
   portraits, masks = from_config.open_evaluation(config, split, mask_set)
   stream, count = from_config.evaluation_stream(
       config, portraits, masks, jax.process_index(), jax.process_count())

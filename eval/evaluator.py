@@ -56,6 +56,10 @@ class Evaluator:
       UserError: nothing to read, missing weights, or a wrong field.
     """
     options = config.eval
+    if options.samples_per_mask < 1:
+      raise UserError(f'eval.samples_per_mask is {options.samples_per_mask}; give a number >= 1')
+    if options.vary not in completion.VARY:
+      raise UserError(f'eval.vary is {options.vary!r}; choose one of {", ".join(completion.VARY)}')
     for mask_set in from_config.mask_sets(options):
       from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
     self.config, self.settings = config, settings_of(config)
@@ -150,7 +154,8 @@ class Evaluator:
 def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The settings that determine the numbers of an evaluation."""
   options = config.eval
-  return {
+  several = {'samples_per_mask': options.samples_per_mask, 'vary': options.vary}
+  return (several if options.samples_per_mask > 1 else {}) | {
       'resolution': config.model.resolution, 'crop': config.data.crop, 'genre': config.data.genre,
       'split': options.split, 'split_seed': config.data.split_seed,
       'masks': '+'.join(from_config.mask_sets(options)), 'mask_dir': options.mask_dir,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from absl import logging
 import numpy as np
 
-from eval.metrics import distance_intervals, distribution
+from eval.metrics import distance_intervals, distribution, precision_recall
 from mat_jax.errors import UserError
 
 _ENOUGH_IMAGES = 10_000
@@ -64,12 +64,13 @@ class Ceiling(NamedTuple):
 
 
 def metric_names(network: str) -> tuple[str, ...]:
-  """The metrics of a feature network: kernel distance, Frechet distance, P-IDS, U-IDS."""
+  """The metrics of a feature network: distances, P-IDS, U-IDS, precision and recall."""
   if network == 'clip':
     return ('cmmd',)
   if network == 'inception':
-    return ('kid', 'fid', 'p_ids', 'u_ids')
-  return tuple(f'{name}_{network}' for name in ('kd', 'fd', 'p_ids', 'u_ids'))
+    return ('kid', 'fid', 'p_ids', 'u_ids', 'precision', 'recall')
+  return tuple(f'{name}_{network}'
+               for name in ('kd', 'fd', 'p_ids', 'u_ids', 'precision', 'recall'))
 
 
 Features = Mapping[str, np.ndarray]  # {network: [n, d]}
@@ -139,7 +140,8 @@ def measure(real: np.ndarray, fake: np.ndarray, image: np.ndarray, network: str,
   else:
     logging.info('Distances of %d results and %d images, %s.', len(fake), len(real), network)
     found = [_kernel(real, fake, image, seed), _frechet(real, fake, image),
-             *_ids(real, fake, image, ceiling or ids_ceiling(real, image, seed=seed), seed)]
+             *_ids(real, fake, image, ceiling or ids_ceiling(real, image, seed=seed), seed),
+             *_coverage(real, fake, image, seed)]
   if len(real) < _FEWEST_IMAGES:
     found = [distance._replace(low=None, high=None) for distance in found]
     marks.append(f'{len(real)} images are too few for an interval.')
@@ -265,6 +267,19 @@ def _ids(real: np.ndarray, fake: np.ndarray, image: np.ndarray, ceiling: Ceiling
       distance = distance._replace(note=f'{distance.note} The SVM did not converge.'.strip())
     found.append(distance)
   return found
+
+
+def _coverage(real: np.ndarray, fake: np.ndarray, image: np.ndarray, seed: int) -> list[Distance]:
+  """Precision and recall, the manifolds taken as given."""
+  size = len(real), len(fake), real.shape[1]
+  if min(len(real), len(fake)) <= precision_recall.NEIGHBOURS:
+    unmeasured = Distance(None, None, None, *size, note='Not measurable: it takes more than '
+                          f'{precision_recall.NEIGHBOURS} images.')
+    return [unmeasured, unmeasured]
+  found = precision_recall.coverage(real, fake)
+  sides = ((found.fake, image), (found.real, np.arange(len(real))))
+  return [Distance(float(hit.mean()), *distance_intervals.mean_interval(hit, row, seed), *size)
+          for hit, row in sides]
 
 
 def _judged(distance: Distance, ceiling: float | None, ceiling_n: int, at_ceiling_n: float | None,

@@ -67,6 +67,25 @@ def lpips_distance(params: Any, a: jax.Array, b: jax.Array, net: str) -> jax.Arr
   return vgg.lpips(first, second, params['lin'])
 
 
+def pairwise(params: Any, images: jax.Array, net: str) -> jax.Array:
+  """LPIPS between several versions of each image, every version against every other one.
+
+  Args:
+    params: see `lpips_distance`.
+    images: float [S, N, H, W, 3] in [-1, 1], S versions of N images.
+    net: 'alex' or 'vgg'.
+
+  Returns:
+    float32 [S, S, N], symmetric, 0 on the diagonal.
+  """
+  count = len(images)
+  first, second = np.triu_indices(count, 1)
+  found = [lpips_distance(params, images[i], images[j], net)
+           for i, j in zip(first, second, strict=True)]
+  upper = jnp.zeros((count, count, images.shape[1])).at[first, second].set(jnp.stack(found))
+  return upper + upper.swapaxes(0, 1)
+
+
 def lpips(a: Array, b: Array, net: str = 'alex', params: Any = None) -> jax.Array:
   """LPIPS of image pairs, in batches of one shape.
 

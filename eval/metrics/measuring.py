@@ -72,6 +72,28 @@ def measure(models: Models, real: jax.Array, results: Mapping[str, jax.Array],
       system: _features(models.features, result) for system, result in results.items()}}
 
 
+def measure_samples(models: Models, real: jax.Array, samples: jax.Array) -> dict[str, jax.Array]:
+  """Compares several completions of each pair of image and mask.
+
+  Args:
+    models: networks, of which those of LPIPS are used.
+    real: uint8 [N, H, W, 3].
+    samples: uint8 [S, N, H, W, 3], S > 1.
+
+  Returns:
+    {metric: float32 [N]}: the mean LPIPS between two completions (diversity), and the least one
+    from a completion to the real image (best).
+  """
+  metrics = {}
+  for net, params in models.lpips.items():
+    found = lpips_distance.pairwise(
+        params, jnp.concatenate([_signed(real)[None], _signed(samples)]), net)
+    count = len(samples)
+    metrics[f'diversity_{net}'] = jnp.sum(found[1:, 1:], (0, 1)) / (count * (count - 1))
+    metrics[f'best_lpips_{net}'] = jnp.min(found[0, 1:], 0)
+  return metrics
+
+
 def _pixel_metrics(real: jax.Array, result: jax.Array,
                    hole: jax.Array | None) -> dict[str, jax.Array]:
   metrics = {}

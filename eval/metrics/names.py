@@ -27,6 +27,11 @@ PAIR_METRICS = {
     'psnr_hole': Metric('PSNR hole, dB', '.2f', True),
     'ssim_hole': Metric('SSIM hole', '.4f', True),
     'l1_hole': Metric('L1 hole', '.4f', False),
+    # Of several completions of a pair.
+    'diversity_alex': Metric('Diversity, LPIPS alex', '.4f', True),
+    'diversity_vgg': Metric('Diversity, LPIPS vgg', '.4f', True),
+    'best_lpips_alex': Metric('Best LPIPS alex', '.4f', False),
+    'best_lpips_vgg': Metric('Best LPIPS vgg', '.4f', False),
 }
 
 # Of two sets of images, by feature network; kernel distances come first, as the number of
@@ -36,14 +41,20 @@ SET_METRICS = {
     'fid': Metric('FID', '.2f', False),
     'p_ids': Metric('P-IDS', '.4f', True),
     'u_ids': Metric('U-IDS', '.4f', True),
+    'precision': Metric('Precision', '.3f', True),
+    'recall': Metric('Recall', '.3f', True),
     'kd_vgg16': Metric('KD VGG16', '.4f', False),
     'fd_vgg16': Metric('FD VGG16', '.3f', False),
     'p_ids_vgg16': Metric('P-IDS VGG16', '.4f', True),
     'u_ids_vgg16': Metric('U-IDS VGG16', '.4f', True),
+    'precision_vgg16': Metric('Precision VGG16', '.3f', True),
+    'recall_vgg16': Metric('Recall VGG16', '.3f', True),
     'kd_dinov2': Metric('KD DINOv2', '.4f', False),
     'fd_dinov2': Metric('FD DINOv2', '.2f', False),
     'p_ids_dinov2': Metric('P-IDS DINOv2', '.4f', True),
     'u_ids_dinov2': Metric('U-IDS DINOv2', '.4f', True),
+    'precision_dinov2': Metric('Precision DINOv2', '.3f', True),
+    'recall_dinov2': Metric('Recall DINOv2', '.3f', True),
     'cmmd': Metric('CMMD', '.4f', False),
 }
 

@@ -127,6 +127,31 @@ def test_again_with_a_baseline(evaluated, trained, config, capsys):
     evaluate.evaluate(changed(config, checkpoint=trained[0], baseline=evaluated, seed=5), workdir)
 
 
+@pytest.mark.parametrize('vary', ['all', 'keep_masks'])
+def test_several_completions_of_a_pair(trained, config, vary):
+  def evaluated_with(**fields):
+    options = changed(config, mask_preset='large', features='', lpips='alex', **fields)
+    return Evaluator(options).evaluate(reader.restore_ema(trained[0]), 'x', Album(None, 0, 0), None)
+
+  record_of_one, pairs_of_one = evaluated_with()
+  record_of_three, pairs_of_three = evaluated_with(samples_per_mask=3, vary=vary)
+  assert 'samples_per_mask' not in record_of_one.settings
+  assert record_of_three.settings['samples_per_mask'] == 3
+  one, three = pairs_of_one.metrics['MAT'], pairs_of_three.metrics['MAT']
+  assert set(three) - set(one) == {'diversity_alex', 'best_lpips_alex'}
+  np.testing.assert_allclose(three['psnr'], one['psnr'], rtol=1e-6)  # of the first completion
+  assert (three['best_lpips_alex'] <= three['lpips_alex'] + 1e-6).all()
+  assert (three['diversity_alex'] > 0).all()
+
+
+@pytest.mark.parametrize('field,value,message', [
+    ('samples_per_mask', 0, 'eval.samples_per_mask is 0'),
+    ('vary', 'noise', "eval.vary is 'noise'; choose one of all, latents, keep_masks")])
+def test_wrong_samples_are_named(config, field, value, message):
+  with pytest.raises(UserError, match=message):
+    Evaluator(changed(config, **{field: value}))
+
+
 def test_follow_takes_every_checkpoint_once(trained, config, tmp_path, monkeypatch):
   workdir = str(tmp_path)
   steps = step_directories.complete_steps(trained[0])

@@ -23,3 +23,17 @@ def test_image_by_image_is_the_same_as_a_batch():
   for batch, single in zip(*results, strict=True):
     assert batch.shape == (3, 64, 64, 3)
     np.testing.assert_allclose(batch, single, atol=1e-4)
+
+
+def test_latents_and_keep_masks_have_seeds_of_their_own():
+  generator = Generator(64, mapping_layers=1, width=0.0625)
+  seeds, others = jnp.array([3, 1], jnp.uint32), jnp.array([4, 1], jnp.uint32)
+  z, masks = completion.sample(generator, seeds, 64, 64)
+  same_z, other_masks = completion.sample(generator, seeds, 64, 64, others)
+  other_z, same_masks = completion.sample(generator, others, 64, 64, seeds)
+  np.testing.assert_array_equal(z, same_z)
+  assert np.any(z[0] != other_z[0]) and np.all(z[1] == other_z[1])
+  for name in ('first', 'second'):
+    np.testing.assert_array_equal(masks[name], same_masks[name])
+    assert np.any(masks[name][0] != other_masks[name][0])
+    np.testing.assert_array_equal(masks[name][1], other_masks[name][1])

@@ -145,3 +145,13 @@ def test_unknown_net(params):
   with pytest.raises(UserError, match="'squeeze'; choose of alex, vgg"):
     lpips_distance.lpips(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40, 3), np.uint8), 'squeeze',
                          params)
+
+
+def test_pairwise():
+  params = lpips_distance.load_lpips('alex')
+  images = np.random.default_rng(0).uniform(-1, 1, (3, 2, 40, 40, 3)).astype(np.float32)
+  found = lpips_distance.pairwise(params, images, 'alex')
+  assert found.shape == (3, 3, 2) and not np.diagonal(found).any()
+  np.testing.assert_array_equal(found, found.swapaxes(0, 1))
+  np.testing.assert_allclose(
+      found[0, 2], lpips_distance.lpips_distance(params, images[0], images[2], 'alex'), rtol=1e-6)
