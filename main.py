@@ -11,7 +11,6 @@ command runs on each, with --distributed.
 """
 
 import functools
-import logging as python_logging
 import os
 
 # Read by TensorFlow when it is loaded: keep its start-up messages back, and take the
@@ -107,16 +106,9 @@ def _open_inputs(config: ml_collections.ConfigDict) -> Inputs:
       feature_nets.for_training(config.train))
 
 
-def _is_wanted(record: python_logging.LogRecord) -> bool:
-  """Suppresses what Orbax logs for every checkpoint, and JAX about missing devices."""
-  chatty = 'orbax' in record.pathname or 'xla_bridge' in record.pathname
-  return record.levelno > python_logging.INFO or not chatty
-
-
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line and sets up logging; returns what is left of it."""
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(_is_wanted)
+  command_line.set_up_logging(logging.INFO)
   return command_line.parse_flags(argv, ['config', 'workdir'])
 
 

@@ -49,13 +49,13 @@ class Row(NamedTuple):
   Attributes:
     image: name of the image.
     image_index: its number.
-    facts: metadata for the heading: mask, hole ratio, and why it was chosen.
+    heading_parts: metadata for the heading: mask, hole ratio, and why it was chosen.
     pictures: original, masked, perhaps of the baseline, and of what is evaluated.
   """
 
   image: str
   image_index: int
-  facts: list[str]
+  heading_parts: list[str]
   pictures: list[Picture]
 
 
@@ -167,8 +167,8 @@ def _row(content: Content, position: int, *reasons: str) -> Row:
     found.append(Picture(BASELINE, pixels, _scores(table.metrics[BASELINE], position)))
   result = _same_size(load_image(of_result), original, of_result)
   found.append(Picture(content.system, result, _scores(table.metrics[content.system], position)))
-  facts = [f'mask {mask}', f'hole {100 * table.hole_ratio[position]:.0f} %', *reasons]
-  return Row(str(table.image[position]), int(index), facts, found)
+  heading_parts = [f'mask {mask}', f'hole {100 * table.hole_ratio[position]:.0f} %', *reasons]
+  return Row(str(table.image[position]), int(index), heading_parts, found)
 
 
 def _scores(metrics: Mapping[str, np.ndarray], position: int) -> list[str]:
@@ -202,7 +202,7 @@ def draw(rows: Sequence[Row]) -> Figure:
   figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
   for i, row in enumerate(rows):
     top = total_height - (height + _ABOVE + _BELOW) * i
-    heading = ', '.join([f'image {row.image_index}', *row.facts])
+    heading = ', '.join([f'image {row.image_index}', *row.heading_parts])
     figure.text(_GAP / total_width, (top - _GAP) / total_height, heading, va='top', fontsize=8)
     for j, picture in enumerate(row.pictures):
       left = _GAP + (width + _GAP) * j

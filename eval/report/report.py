@@ -75,7 +75,7 @@ def make_report(workdir: str, baseline: str = '', output: str = '') -> str:
   scatters = matrix.matrix(content.pairs.metrics[content.system])
   figures = _figures(found_curves, scatters, mask_sets)
   html = page.render({
-      'title': content.ours.record.title, 'facts': _facts(content), 'notes': _notes(content),
+      'title': content.ours.record.title, 'metadata': _metadata(content), 'notes': _notes(content),
       'system': content.system, 'has_baseline': content.theirs is not None,
       'mask_sets': list(mask_sets.values()),
       'large': page.LARGE, 'small': page.SMALL,
@@ -136,21 +136,21 @@ def _figures(found_curves: Sequence[curves.Curve], scatters: matrix.Matrix,
   return {name: page.figure_png(figure) for name, figure in drawn.items()}
 
 
-def _facts(content: Content) -> list[tuple[str, str]]:
+def _metadata(content: Content) -> list[tuple[str, str]]:
   """Metadata of the evaluation: pairs of name and value."""
   record, theirs = content.ours.record, content.theirs
-  facts = [('Checkpoint' if theirs is None else 'Proposed', _checkpoint(content.ours))]
+  metadata = [('Checkpoint' if theirs is None else 'Proposed', _checkpoint(content.ours))]
   if theirs is not None:
-    facts += [('Baseline', _checkpoint(theirs)),
+    metadata += [('Baseline', _checkpoint(theirs)),
               ('Matched pairs', f'{len(content.pairs):,} of the {len(content.ours.pairs):,} of the '
                f'evaluation and the {len(theirs.pairs):,} of the baseline')]
-  facts.append(('Images', f'{len(np.unique(content.pairs.image_index)):,}'
+  metadata.append(('Images', f'{len(np.unique(content.pairs.image_index)):,}'
                 + (f' of the split {record.split}' if record.split else '')))
   if record.unreadable:
-    facts.append(('Left out', f'{count_of(record.unreadable, "more image")} could not be read'))
+    metadata.append(('Left out', f'{count_of(record.unreadable, "more image")} could not be read'))
   settings = [f'{name.replace("_", " ")} {value if isinstance(value, str) else json.dumps(value)}'
               for name, value in record.settings.items() if value not in ('', None)]
-  return [*facts, ('Settings', ', '.join(settings))]
+  return [*metadata, ('Settings', ', '.join(settings))]
 
 
 def _checkpoint(evaluation: Evaluation) -> str:

@@ -67,8 +67,8 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
         keep_masks=keep_masks))
 
   inputs = (image, mask, z, keep_masks)
-  forms = generator.implementation or for_platform()
-  found = _map_images(apply, inputs) if forms.inference == 'image' else apply(*inputs)
+  implementation = generator.implementation or for_platform()
+  found = _map_images(apply, inputs) if implementation.inference == 'image' else apply(*inputs)
   return jax.tree.map(lambda x: jnp.clip(x, -1.0, 1.0), found)
 
 

@@ -116,10 +116,10 @@ def pack_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray
     return bias
   within = np.zeros((1, count, tokens, tokens)) if bias is None else bias.reshape(
       -1, count, tokens, tokens)
-  joined = np.full((len(within), count, tokens, count, tokens), _OTHER_WINDOW_LOGIT, np.float32)
+  packed = np.full((len(within), count, tokens, count, tokens), _OTHER_WINDOW_LOGIT, np.float32)
   for i in range(count):
-    joined[:, i, :, i] = within[:, i]
-  return joined.reshape(len(within), count * tokens, count * tokens)
+    packed[:, i, :, i] = within[:, i]
+  return packed.reshape(len(within), count * tokens, count * tokens)
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
@@ -163,9 +163,9 @@ class WindowAttention(nn.Module):
     if self._is_kernel(tokens):
       return self._by_kernel(tokens, bias, mask)
     shape = tokens.shape
-    joined = self._packed_windows(shape, bias)
-    bias = pack_windows(bias, shape[1], joined)
-    tokens = tokens.reshape(-1, joined * shape[1], shape[2])
+    packed = self._packed_windows(shape, bias)
+    bias = pack_windows(bias, shape[1], packed)
+    tokens = tokens.reshape(-1, packed * shape[1], shape[2])
     mask = None if mask is None else mask.reshape(*tokens.shape[:2], 1)
     b, t, c = tokens.shape
     head_dim = c // self.heads

@@ -55,8 +55,7 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
     main: function of what is left of the command line.
     required: names of the flags that have to be given.
   """
-  logging.set_verbosity(logging.WARNING)
-  logging.get_absl_handler().addFilter(_is_wanted)
+  set_up_logging(logging.WARNING)
   sys.unraisablehook = _unraisable
   # Of Orbax too, when a write fails while others have not begun.
   warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
@@ -83,11 +82,23 @@ def _unraisable(found: 'sys.UnraisableHookArgs') -> None:
     sys.__unraisablehook__(found)
 
 
-def _is_wanted(record: python_logging.LogRecord) -> bool:
-  """Suppresses messages of libraries that are meant for their own developers.
+def set_up_logging(verbosity: int) -> None:
+  """Logs from `verbosity` on, without what libraries tell their own developers.
 
-  Orbax's threads accompany an error that it raises with tracebacks; TFDS warns of settings
-  of ours.
+  With INFO, that is what Orbax logs of every checkpoint, and JAX of devices that are not there.
+  With WARNING also the tracebacks of Orbax's threads beside an error that it raises, and what TFDS
+  says of its settings.
   """
+  logging.set_verbosity(verbosity)
+  is_wanted = _is_wanted_in_a_run if verbosity == logging.INFO else _is_wanted
+  logging.get_absl_handler().addFilter(is_wanted)
+
+
+def _is_wanted_in_a_run(record: python_logging.LogRecord) -> bool:
+  chatty = 'orbax' in record.pathname or 'xla_bridge' in record.pathname
+  return record.levelno > python_logging.INFO or not chatty
+
+
+def _is_wanted(record: python_logging.LogRecord) -> bool:
   chatty = any(name in record.pathname for name in ('orbax', 'tensorflow_datasets', 'apache_beam'))
   return not chatty and record.name != 'asyncio'

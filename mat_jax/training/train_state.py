@@ -19,7 +19,7 @@ from mat_jax.training import accumulators as accumulators
 from mat_jax.training.settings import Optimizer, Training
 
 Tree = Any
-_DRAWS = 2**20  # normal samples at a time
+_SAMPLES = 2**20  # normal samples at a time
 LECAM_AVERAGES = ('real', 'fake', 'real_stage1', 'fake_stage1')
 
 
@@ -153,9 +153,9 @@ def fresh_variables(key: jax.Array, module: nn.Module, *inputs: Tree) -> Tree:
   maxima = jax.tree.leaves(variables(nn.initializers.constant))
   ends = np.cumsum([mean.size for mean in means])
   # In a loop, as XLA would compile a single sampling again for each slice of its result.
-  keys = jax.random.split(key, -(-ends[-1] // _DRAWS))
-  draws = jax.lax.map(lambda key: jax.random.normal(key, (_DRAWS,)), keys).reshape(-1)
-  parts = jnp.split(draws[:ends[-1]], ends[:-1])
+  keys = jax.random.split(key, -(-ends[-1] // _SAMPLES))
+  samples = jax.lax.map(lambda key: jax.random.normal(key, (_SAMPLES,)), keys).reshape(-1)
+  parts = jnp.split(samples[:ends[-1]], ends[:-1])
   return jax.tree.unflatten(structure, (
       mean + (maximum - mean) * part.reshape(mean.shape)
       for mean, maximum, part in zip(means, maxima, parts, strict=True)))

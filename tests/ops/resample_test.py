@@ -10,7 +10,7 @@ from mat_jax.ops.implementation import Implementation, for_platform
 from tests.support import reference
 
 IMPLEMENTATIONS = [
-    Implementation(jnp.float32, *forms) for forms in itertools.product(
+    Implementation(jnp.float32, *fields) for fields in itertools.product(
         ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('polyphase', 'strided'),
         ('strips', 'xla'))] + [for_platform(jnp.float32, 'gpu')]
 
@@ -66,7 +66,7 @@ def test_every_form_is_the_same_function_to_second_order(size, up, down):
   x = rng.standard_normal((2, 8, 12, 3), np.float32)
   kernel = rng.standard_normal((size, size, 3, 4), np.float32)
   run = jax.jit(_second_order, static_argnums=(2, 3, 4))
-  # The general filter path knows nothing of the fast forms.
+  # The general filter path knows nothing of the fast implementations.
   fir = resample.fir_filter()
   expected_value = resample.resample_conv(x, kernel, up, down, fir)
   plain = Implementation(jnp.float32, 'depthwise', 'dilated', 'strided', 'xla')

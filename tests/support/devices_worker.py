@@ -1,6 +1,6 @@
 """Compares the training step on several devices; run by `devices_test`, prints JSON.
 
-  python -m tests.support.devices_worker gradients|losses|collectives|forms
+  python -m tests.support.devices_worker gradients|losses|collectives|variants
   python -m tests.support.devices_worker processes HOST:PORT PROCESS_ID
 
 The devices are parts of the host: XLA_FLAGS=--xla_force_host_platform_device_count=8, or 2 in
@@ -29,7 +29,7 @@ BATCH = 32  # four images on each of eight devices
 def make_run(implementations='cpu', **train):
   """Networks and settings of the demo's size with everything that training can do.
 
-  XLA's own kernel gradients, of the other forms, are less exact on a CPU, and faster compiled.
+  XLA's own kernel gradients, of the other implementations, are less exact on a CPU, and faster compiled.
   """
   config = demo.get_config()
   config.implementations = implementations
@@ -148,7 +148,7 @@ def run_gradients():
   return {count: compare(expected, gradients(_devices(count), state)) for count in (2, 8)}
 
 
-def run_forms():
+def run_variants():
   """Microbatches, and blocks computed again, against the plain step."""
   state = initial_state()
   one = _devices(1)
@@ -201,5 +201,5 @@ def run_processes(coordinator, process_id):
 if __name__ == '__main__':
   jax.config.update('jax_default_matmul_precision', 'float32')
   tasks = {'gradients': run_gradients, 'losses': run_losses, 'collectives': run_collectives,
-           'forms': run_forms, 'processes': run_processes}
+           'variants': run_variants, 'processes': run_processes}
   print(json.dumps(tasks[sys.argv[1]](*sys.argv[2:])))

@@ -46,7 +46,7 @@ def check_equal(phases, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task', ['gradients', 'forms'])
+@pytest.mark.parametrize('task', ['gradients', 'variants'])
 def test_gradients_do_not_depend_on(task):
   for case, phases in _run(task).items():
     check_equal(phases, case)

@@ -33,7 +33,7 @@ def _values(content, rows, system: str) -> list[float]:
   """LPIPS of the rows' pairs."""
   table, metrics = content.pairs, content.pairs.metrics[system]['lpips_alex']
   place = {(masks, name, f'mask {mask}'): i for i, (masks, name, mask) in enumerate(table.keys())}
-  return [metrics[place['large', row.image, row.facts[0]]] for row in rows]
+  return [metrics[place['large', row.image, row.heading_parts[0]]] for row in rows]
 
 
 def test_best_and_worst_by_lpips(content):
@@ -41,7 +41,7 @@ def test_best_and_worst_by_lpips(content):
   large = np.sort(content.pairs.metrics['MAT']['lpips_alex'][content.pairs.masks == 'large'])
   np.testing.assert_array_equal(_values(content, best.rows, 'MAT'), large[:4])
   np.testing.assert_array_equal(_values(content, worst.rows, 'MAT'), large[::-1][:4])
-  assert best.rows[0].facts[-1] == f'LPIPS alex {large[0]:.4f}'
+  assert best.rows[0].heading_parts[-1] == f'LPIPS alex {large[0]:.4f}'
 
 
 def test_gains_and_losses_against_the_baseline(compared):
@@ -51,7 +51,7 @@ def test_gains_and_losses_against_the_baseline(compared):
                              _values(compared, section.rows, 'baseline'))
     assert (order * difference < 0).all()  # less is better
     np.testing.assert_array_equal(difference, order * np.sort(order * difference))
-    assert len(difference) == 4 and 'against the baseline' in section.rows[0].facts[-1]
+    assert len(difference) == 4 and 'against the baseline' in section.rows[0].heading_parts[-1]
 
 
 def test_no_pair_is_both_a_best_and_a_worst_case(content):
@@ -66,7 +66,7 @@ def test_without_lpips_the_hole_decides(content):
   assert pictures.ranking(content) == 'psnr_hole'
   best, _ = pictures.cases(content, _chosen(content))
   large = metrics['psnr_hole'][content.pairs.masks == 'large']
-  assert best.rows[0].facts[-1] == f'PSNR hole {large.max():.2f} dB'
+  assert best.rows[0].heading_parts[-1] == f'PSNR hole {large.max():.2f} dB'
 
 
 def test_pictures_of_a_pair(content):

@@ -102,10 +102,10 @@ def test_text_from_files_is_escaped(alone):
 
 
 def test_head_says_what_was_evaluated(alone, compared):
-  facts = _Page(alone).texts('dd')
-  assert facts[0] == 'MAT, some run, step 2,400 (300.0 kimg)'
-  assert '10 of the split test' in facts and '1 more image could not be read' in facts
-  assert 'resolution 16, masks large+small, hole range [0.0, 1.0], seed 0' in facts
+  metadata = _Page(alone).texts('dd')
+  assert metadata[0] == 'MAT, some run, step 2,400 (300.0 kimg)'
+  assert '10 of the split test' in metadata and '1 more image could not be read' in metadata
+  assert 'resolution 16, masks large+small, hole range [0.0, 1.0], seed 0' in metadata
   assert 'MAT, some run, step 0 (0.0 kimg)' in _Page(compared).texts('dd')
   assert '40 of the 40 of the evaluation and the 40 of the baseline' in _Page(compared).texts('dd')
 
