@@ -1,7 +1,7 @@
-"""A small MAT on a few hundred painted portraits: hours on the cores of a laptop, minutes on a GPU.
+"""A small MAT on a few hundred painted portraits: a day on the cores of a laptop.
 
-It makes the model that comes with the project; docs/results.md says from which pictures, and what
-each setting was compared with.
+It wants a prepared data set with several crops of each picture (docs/data.md). Its settings are a
+first choice, not yet compared with others.
 """
 
 import ml_collections

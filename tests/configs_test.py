@@ -61,7 +61,7 @@ def test_fields(name):
   assert set(config.to_dict()) == set(base.get_config().to_dict()), 'fields come from base'
   for part in ('model', 'data', 'train', 'optimizer', 'augment', 'eval', 'inpaint'):
     assert set(config[part].to_dict()) == set(base.get_config()[part].to_dict()), part
-  assert str(config.model.resolution) in name or name in ('base', 'demo', 'ffhq512', 'wikiart')
+  assert str(config.model.resolution) in name or name in ('base', 'demo', 'ffhq512', 'portraits_small', 'wikiart')
   assert config.data_dir or name == 'base'
   assert config.is_fine_tuning == (name == 'wikiart'), 'who else ends early needs a start'
 

@@ -358,7 +358,7 @@ def test_full_disk_leaves_nothing(several, tmp_path, monkeypatch):
 
 
 def test_a_failed_write_is_named(several, tmp_path, monkeypatch):
-  def fail(*args):
+  def fail(*args, **options):
     raise ValueError("Error writing: {'cache': true}'] [os_error_code='27'] [more='x']")
 
   monkeypatch.setattr(items.ocp.Checkpointer, 'save', fail)

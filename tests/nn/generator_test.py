@@ -88,7 +88,7 @@ def test_other_sizes_that_the_windows_divide(small_variables, small_apply):
 def test_width_scales_and_resolution_is_checked():
   assert [sizes.channels(side) for side in (512, 256, 128, 64, 4)] == [64, 128, 256, 512, 512]
   assert sizes.stage1_channels() == 180 and sizes.stage1_channels(0.25) == 48
-  assert sizes.keep_mask_shapes(256) == {'first': (256, 180), 'second': (16, 16, 512)}
+  assert sizes.keep_mask_shapes(256) == {'first': (16, 16, 180), 'second': (16, 16, 512)}
   image, mask, z = _small_inputs()
   with pytest.raises(ValueError, match='96'):
     Generator(resolution=96).init(jax.random.key(0), image, mask, z)
