@@ -11,7 +11,7 @@ from eval.results.record import Group
 
 # Bins of the hole ratio, lower end included, upper end excluded.
 BINS = {'0-20 %': (0.0, 0.2), '20-40 %': (0.2, 0.4), '40-60 %': (0.4, 0.6),
-         'above 60 %': (0.6, np.inf)}
+        'above 60 %': (0.6, np.inf)}
 
 Distances = Mapping[str, Mapping[str, Distance]]  # {system: {metric: Distance}}
 
@@ -51,5 +51,5 @@ def by_hole_ratio(pairs: Pairs, comparisons: Sequence[tuple[str, str]],
                   seed: int = 0) -> dict[str, Group]:
   """A group for every bin of `BINS` with pairs in it, over all sets of masks."""
   bins = {name: pairs.where((low <= pairs.hole_ratio) & (pairs.hole_ratio < high))
-           for name, (low, high) in BINS.items()}
+          for name, (low, high) in BINS.items()}
   return {name: group(part, comparisons, {}, seed) for name, part in bins.items() if len(part)}

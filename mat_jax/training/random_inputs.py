@@ -27,7 +27,7 @@ class RandomInputs(flax.struct.PyTreeNode):
     z: [N, 512], latents.
     z_mixed: [N, 512], latents of the styles from `cutoff` on (style mixing).
     cutoff: int32 [N], the same for all images; num_ws for no mixing.
-    keep_masks: {'first': [N, tokens, C], 'second': [N, h, w, C]}; see `Generator`.
+    keep_masks: {'first': [N, h, w, C], 'second': [N, h, w, C]}; see `keep_mask_shapes`.
     noise: path in the generator's buffers -> [N, h, w], replaces the constant
       noise; empty unless noise is random.
     transforms: of the augmentation, or None.
@@ -70,7 +70,7 @@ def sample(key: jax.Array, generator: Generator, buffers: Tree, probability: jax
 
 
 def sample_transforms(key: jax.Array, resolution: int, probability: jax.Array,
-                    settings: Training) -> augment.Transforms | None:
+                      settings: Training) -> augment.Transforms | None:
   """Samples the augmentation of a batch; None without augmentation."""
   pipeline = settings.augmentation.pipeline
   if not pipeline:

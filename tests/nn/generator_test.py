@@ -63,7 +63,7 @@ def test_keeps_the_known_pixels(small_variables, small_apply):
     np.testing.assert_array_equal(result * mask, image * mask)
 
 
-def test_keep_maps_replace_the_random_stream(small_variables, small_apply):
+def test_keep_masks_replace_the_random_stream(small_variables, small_apply):
   image, mask, z = _small_inputs()
   shapes = sizes.keep_mask_shapes(64, SMALL.width)
   keep = {name: fill.keep_mask('small', name, (2, *shape)) for name, shape in shapes.items()}
