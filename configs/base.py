@@ -21,6 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
   # or a step directory. Only its networks are used, not its optimiser states. '' starts from
   # scratch.
   config.init_from = ''
+  # Whether `init_from` is of a lower resolution (progressive growing): what has the same name
+  # and shape is taken over, the blocks of the new resolution are fresh.
+  config.grow = False
   # Whether the settings are for fine-tuning: a short run from scratch then gets a warning.
   config.is_fine_tuning = False
   # What a resumed run may have changed, joined by ',': seed, batch_size, images. A run
@@ -43,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
   model = ml_collections.ConfigDict()
-  # Side of the images in pixels, a power of two from 64.
+  # Side of the images in pixels, a power of two from 32.
   model.resolution = 256
   # Depth of the mapping network; None takes that of the checkpoint, and 8, as in the
   # released ones, without a checkpoint.
@@ -123,6 +126,11 @@ def _train() -> ml_collections.ConfigDict:
 
 def _set_losses(train: ml_collections.ConfigDict) -> None:
   """Sets the fields of the losses, of the random inputs, and of the EMA."""
+  # Weights of the adversarial losses of the result and of the stage-one image. 0 leaves that
+  # branch of the discriminator out; without both there is none, and nothing draws what the other
+  # losses leave open, but a step costs half: for the first part of a run from scratch.
+  train.adversarial_weight = 1.0
+  train.adversarial_stage1_weight = 1.0
   # Weight of R1 (gamma), and steps between two applications of it. A negative weight stands
   # for StyleGAN2-ADA's heuristic, 0.0002 * resolution^2 / batch_size.
   train.r1_gamma = 10.0
@@ -156,7 +164,7 @@ def _set_losses(train: ml_collections.ConfigDict) -> None:
   train.ema_kimg = 10.0
   # Limits the half-life to this share of the images shown; None for no limit.
   train.ema_rampup = config_dict.placeholder(float)
-  # When `init_from` has no discriminator, as a released G_ema has none: thousands of
+  # When `init_from` has no trained discriminator, as a released G_ema has none: thousands of
   # images for which a fresh one is trained while the generator is frozen.
   train.discriminator_warmup_kimg = 4.0
 

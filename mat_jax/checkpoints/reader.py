@@ -142,7 +142,7 @@ class PretrainedNetworks:
   Attributes:
     model: the checkpoint's `config.model`.
     networks: `TrainState` field -> tree; no `d_params` if the checkpoint, a
-      converted generator, has none.
+      converted generator or a run without adversarial losses, has no trained one.
     path: the step directory.
   """
 
@@ -179,9 +179,19 @@ def restore_networks(path: str,
     item = 'networks' if is_converted(step) else 'training'
     networks = _restore_fields(step, item, [name for name in _NETWORK_FIELDS if name in fields])
     networks |= _restore_fields(step, 'ema', [name for name in _EMA_FIELDS if name in fields])
-    return PretrainedNetworks(read_meta(step)['model'], networks, step)
+    meta = read_meta(step)
+    if not _has_trained_discriminator(meta):
+      networks.pop('d_params', None)
+    return PretrainedNetworks(meta['model'], networks, step)
 
   return read_found(path, read)
+
+
+def _has_trained_discriminator(meta: Mapping[str, Any]) -> bool:
+  train = meta.get('config', {}).get('train', {})
+  names = ('adversarial_weight', 'adversarial_stage1_weight')
+  # Runs from before the fields had both weights 1.
+  return any(train.get(name, 1.0) for name in names)
 
 
 def _restore_fields(step: str, item: str, fields: Collection[str]) -> dict[str, Tree]:

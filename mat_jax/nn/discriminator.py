@@ -98,7 +98,7 @@ class Discriminator(nn.Module):
   """MAT's discriminator.
 
   Attributes:
-    resolution: image side, a power of two from 64.
+    resolution: image side, a power of two from 32.
     label_dim: width of the labels; 0 for none.
     width: channel multiplier; 1.0 is the published network.
     dtype: compute dtype; parameters are float32.

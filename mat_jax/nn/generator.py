@@ -159,7 +159,7 @@ class Generator(nn.Module):
   `noise_mode='random'`.
 
   Attributes:
-    resolution: native resolution, the side of the image; a power of two, at least 64.
+    resolution: native resolution, the side of the image; a power of two, at least 32.
     label_dim: width of the labels; 0 for none.
     mapping_layers: depth of the mapping network.
     width: channel multiplier; 1.0 is the published network.

@@ -35,7 +35,7 @@ def _checked_resolution(model: ml_collections.ConfigDict) -> int:
   try:
     check_resolution(model.resolution)
   except ValueError as error:
-    raise UserError(f'model.{error}; choose 64, 128, 256 or 512') from error
+    raise UserError(f'model.{error}; choose 32, 64, 128, 256 or 512') from error
   return model.resolution
 
 

@@ -28,9 +28,9 @@ def token_grid(resolution: int) -> int:
 
 
 def check_resolution(resolution: int) -> None:
-  """Raises ValueError unless the resolution is a power of two from 64."""
-  if resolution < 64 or resolution & (resolution - 1):
-    raise ValueError(f'resolution {resolution} is not a power of two from 64')
+  """Raises ValueError unless the resolution is a power of two from 32."""
+  if resolution < 32 or resolution & (resolution - 1):
+    raise ValueError(f'resolution {resolution} is not a power of two from 32')
 
 
 def keep_mask_shapes(resolution: int, width: float = 1.0, height: int | None = None,

@@ -116,23 +116,36 @@ def generator_loss(
     Loss and metrics.
   """
   image, stage1 = generate(networks, g_params, g_buffers, batch, random_inputs, settings)
+  l1 = losses.mean_absolute(image, batch['image'])
+  metrics = {'loss/l1': l1, **_feature_losses(features, image, batch['image'], networks, settings)}
+  loss = (settings.l1_weight * l1 + settings.pcp_ratio * metrics['loss/perceptual']
+          + settings.lpips_weight * metrics.get('loss/lpips', 0.0))
+  if not settings.is_adversarial:
+    return loss, metrics
   (_, seen, seen_stage1), mask = _augment(
       random_inputs, (batch['image'], image, stage1), batch['mask'], probability)
   logits, logits_stage1 = cast(tuple[jax.Array, jax.Array], networks.discriminator.apply(
       {'params': d_params}, seen, mask, seen_stage1))
-  adversarial = losses.generator_adversarial(logits)
-  adversarial_stage1 = losses.generator_adversarial(logits_stage1)
-  l1 = losses.mean_absolute(image, batch['image'])
-  metrics = {'loss/g': adversarial, 'loss/g_stage1': adversarial_stage1, 'loss/l1': l1,
-             **_feature_losses(features, image, batch['image'], networks, settings)}
-  loss = (adversarial + adversarial_stage1 + settings.l1_weight * l1
-          + settings.pcp_ratio * metrics['loss/perceptual']
-          + settings.lpips_weight * metrics.get('loss/lpips', 0.0))
+  metrics |= {'loss/g': losses.generator_adversarial(logits),
+              'loss/g_stage1': losses.generator_adversarial(logits_stage1)}
+  loss += _weighted(metrics['loss/g'], metrics['loss/g_stage1'], settings)
   if networks.projected:
     score = _score_projected(d_params, features, seen, mask, networks)
     metrics['loss/g_projected'] = losses.generator_hinge(score)
     loss += settings.projected_weight * metrics['loss/g_projected']
   return loss, metrics
+
+
+def _weighted(loss: jax.Array, loss_stage1: jax.Array, settings: Training) -> jax.Array:
+  """The sum of the generator's adversarial losses by their weights."""
+  return (settings.adversarial_weight * _used(loss, settings.adversarial_weight)
+          + settings.adversarial_stage1_weight
+          * _used(loss_stage1, settings.adversarial_stage1_weight))
+
+
+def _used(x: jax.Array, weight: float) -> jax.Array:
+  """0 instead of what has no weight, so that XLA leaves out what only that needs."""
+  return x if weight else jnp.float32(0.0)
 
 
 def _feature_losses(features: Tree, image: jax.Array, target: jax.Array, networks: Networks,
@@ -209,7 +222,8 @@ def discriminator_loss(
   for name, value in logits.items():
     metrics[f'logits/{name}'] = jnp.mean(value)
     metrics[f'signs/{name}'] = jnp.mean(jnp.sign(value))
-  total = loss + loss_stage1
+  total = (_used(loss, settings.adversarial_weight)
+           + _used(loss_stage1, settings.adversarial_stage1_weight))
   if settings.lecam_weight:
     metrics['loss/lecam'] = losses.lecam(logits, lecam_averages)
     total += settings.lecam_weight * metrics['loss/lecam']
@@ -254,7 +268,8 @@ def r1_loss(
     (image, mask), (stage1, _) = see(image), see(stage1)
     both = cast(tuple[jax.Array, jax.Array], discriminator.apply(
         {'params': d_params}, image, mask, stage1))
-    return jnp.sum(both[0]) + jnp.sum(both[1])
+    return (_used(jnp.sum(both[0]), settings.adversarial_weight)
+            + _used(jnp.sum(both[1]), settings.adversarial_stage1_weight))
 
   gradients = jax.grad(logits, (0, 1))(batch['image'], batch['image'])
   penalty, penalty_stage1 = map(losses.gradient_penalty, gradients)

@@ -60,6 +60,8 @@ class Training:
 
   batch_size: int
   microbatch: int
+  adversarial_weight: float
+  adversarial_stage1_weight: float
   r1_gamma: float
   r1_interval: int
   pcp_ratio: float
@@ -75,6 +77,12 @@ class Training:
   frozen_d_modules: tuple[str, ...]
   optimizer: Optimizer
   augmentation: Augmentation
+
+  @property
+  def is_adversarial(self) -> bool:
+    """Whether a discriminator is trained."""
+    return bool(self.adversarial_weight or self.adversarial_stage1_weight
+                or self.projected_weight)
 
 
 AUTO = 'auto'

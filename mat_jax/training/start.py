@@ -10,14 +10,20 @@ import ml_collections
 import numpy as np
 
 from mat_jax.checkpoints.manager import Best, Checkpoints
-from mat_jax.checkpoints.reader import abstract_state, resolve_model_config, restore_networks
+from mat_jax.checkpoints.reader import (
+  PretrainedNetworks,
+  abstract_state,
+  check_architecture,
+  resolve_model_config,
+  restore_networks,
+)
 from mat_jax.checkpoints.resume import check_resume, parse_accepted
 from mat_jax.checkpoints.step_directories import newest_step, read_found, read_meta
 from mat_jax.errors import UserError
 from mat_jax.features import vgg
 from mat_jax.nn import model_config, projected
 from mat_jax.runtime import sharding
-from mat_jax.training import aot
+from mat_jax.training import aot, growing
 from mat_jax.training import settings as settings_lib
 from mat_jax.training.objectives import Networks
 from mat_jax.training.train_state import TrainState
@@ -38,7 +44,7 @@ def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collect
     UserError: the checkpoint is of another architecture.
   """
   config = config.copy_and_resolve_references()
-  source = newest_step(workdir) or config.init_from
+  source = newest_step(workdir) or (config.init_from if not config.grow else '')
   if source:
     path, meta = read_found(source, lambda step: (step, read_meta(step)))
     config.model = resolve_model_config(config.model, meta['model'], path)
@@ -106,7 +112,7 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
   else:
     state = create(key)
     if config.init_from:
-      state = _warm_start(config, state, mesh)
+      state = _warm_start(config, state, mesh, settings.is_adversarial)
     elif config.is_fine_tuning and config.train.total_kimg < _FEWEST_KIMG:
       _warn_of_scratch(config.train.total_kimg)
   _log_parameters('generator', state.g_params)
@@ -138,16 +144,34 @@ def _with_heads_of(ours: Any, found: Any) -> Any:
           if heads is None else heads}
 
 
-def _warm_start(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh) -> TrainState:
+def _grown(config: ml_collections.ConfigDict, state: TrainState,
+           found: PretrainedNetworks) -> dict[str, Any]:
+  """The fields of a fresh state, with what networks of a lower resolution have of them."""
+  side, wanted = found.model['resolution'], config.model.resolution
+  if side >= wanted:
+    raise UserError(f'config.grow is for networks of a lower resolution, but {found.path} is of '
+                    f'{side} px and this run of {wanted}; leave grow out')
+  check_architecture({**found.model, 'resolution': wanted}, config.model, found.path)
+  fresh = {name: getattr(state, name) for name in found.networks}
+  fields, new = growing.grow(fresh, found.networks)
+  logging.info('Growing from %d to %d px; %d arrays are fresh: %s.', side, wanted, len(new),
+               ', '.join(new))
+  return fields
+
+
+def _warm_start(config: ml_collections.ConfigDict, state: TrainState, mesh: Mesh,
+                is_adversarial: bool) -> TrainState:
   """Warm start: a fresh state with the pretrained networks of `config.init_from`."""
   found = restore_networks(config.init_from)
   logging.info('Starting from the networks of %s.', found.path)
-  fields = dict(found.networks)
-  if 'd_params' not in fields:
+  fields = _grown(config, state, found) if config.grow else dict(found.networks)
+  if not is_adversarial:
+    fields.pop('d_params', None)
+  elif 'd_params' not in fields:
     warmup = config.train.discriminator_warmup_kimg
-    logging.warning('%s has no discriminator; a fresh one is trained for %g kimg before the '
+    logging.warning('%s has no trained discriminator; a fresh one is trained for %g kimg before the '
                     'generator trains (train.discriminator_warmup_kimg).', found.path, warmup)
     fields['warmup_images'] = np.int32(round(warmup * 1000))
-  else:
+  elif not config.grow:
     fields['d_params'] = _with_heads_of(state.d_params, fields['d_params'])
   return state.replace(**sharding.replicate(fields, mesh))

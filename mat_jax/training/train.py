@@ -94,7 +94,8 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   for field in ('total_kimg', 'kimg_per_tick', 'preemption_secs'):
     if config.train[field] <= 0:
       raise UserError(f'train.{field} is {config.train[field]}; give a positive number')
-  for field in ('discriminator_warmup_kimg', 'freeze_d_blocks', 'lecam_weight', 'profile_steps'):
+  for field in ('discriminator_warmup_kimg', 'freeze_d_blocks', 'lecam_weight', 'profile_steps',
+                'adversarial_weight', 'adversarial_stage1_weight'):
     if config.train[field] < 0:
       raise UserError(f'train.{field} is {config.train[field]}; give 0 or more')
   for field in ('snapshot_ticks', 'r1_interval', 'max_to_keep', 'max_nonfinite_steps'):

@@ -47,18 +47,20 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
     if not freeze_generator:
       state, metrics = _count(
           metrics, update_generator(state, features, batch, g_key, context))
-    state, metrics = _count(metrics, update_discriminator(
-        state, features, batch, d_key, context))
-    state, metrics = jax.lax.cond(
-        state.step % settings.r1_interval == 0,
-        lambda state, metrics: _count(
-            metrics, regularize_discriminator(state, batch, r1_key, context)),
-        lambda state, metrics: (state, metrics), state, metrics)
+    if settings.is_adversarial:
+      state, metrics = _count(metrics, update_discriminator(
+          state, features, batch, d_key, context))
+      state, metrics = jax.lax.cond(
+          state.step % settings.r1_interval == 0,
+          lambda state, metrics: _count(
+              metrics, regularize_discriminator(state, batch, r1_key, context)),
+          lambda state, metrics: (state, metrics), state, metrics)
+      state = state.replace(augment=adapt_augmentation(
+          state.augment, metrics['signs/real'], state.step, settings))
     state = (state.replace(g_buffers=buffers) if freeze_generator
              else update_ema(state, settings))
     watched = jnp.stack([metrics[name] for name in accumulators.LOSSES])
     return state.replace(
-        augment=adapt_augmentation(state.augment, metrics['signs/real'], state.step, settings),
         step=state.step + 1, images_seen=state.images_seen + settings.batch_size), watched
 
   return step

@@ -61,7 +61,8 @@ def test_r1_of_a_bfloat16_network_is_computed_in_float32(penalty):
 def optional_losses():
   """Gmain and Dmain of a small model with LPIPS and the discriminator on features."""
   config = demo.get_config()
-  config.train.update(batch_size=4, lpips_weight=2.0, projected_weight=3.0, l1_weight=0.0)
+  config.train.update(batch_size=4, lpips_weight=2.0, projected_weight=3.0, l1_weight=0.0,
+                      adversarial_stage1_weight=0.5)
   config.augment.pipeline = 'bgc'
   pretrained = feature_nets.for_training(config.train)
   networks, features = start.make_networks(config, pretrained), pretrained.params
@@ -99,7 +100,7 @@ def test_lpips_in_training_is_that_of_the_evaluation(optional_losses):
 def test_optional_losses_are_weighted(optional_losses):
   *_, (_, loss, metrics, _, _) = optional_losses
   np.testing.assert_allclose(
-      loss, metrics['loss/g'] + metrics['loss/g_stage1'] + 2 * metrics['loss/lpips']
+      loss, metrics['loss/g'] + 0.5 * metrics['loss/g_stage1'] + 2 * metrics['loss/lpips']
       + 3 * metrics['loss/g_projected'], rtol=1e-5)
 
 

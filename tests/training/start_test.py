@@ -1,6 +1,8 @@
+import logging
 import os
 import shutil
 
+from flax.traverse_util import flatten_dict
 import jax
 import numpy as np
 import pytest
@@ -53,23 +55,46 @@ def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_pa
   branches, heads = {'dis', 'dis_stage1'}, {'dis', 'dis_stage1', 'projected'}
   workdir = str(tmp_path / 'with')
 
-  def begin(config, workdir):
-    networks = start.make_networks(config)
-    checkpoints = start.open_checkpoints(config, workdir, num_images=1)
-    return checkpoints, start.initial_state(
-        config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
-
-  checkpoints, state = begin(config, workdir)
+  checkpoints, state = _begin(config, workdir)
   assert set(state.d_params) == heads
   published = restore_networks(config.init_from).networks['d_params']
   jax.tree.map(np.testing.assert_array_equal, published, {k: state.d_params[k] for k in branches})
   checkpoints.save(state.replace(step=state.step + 1))
   checkpoints.close()
-  _, resumed = begin(config, workdir)
+  _, resumed = _begin(config, workdir)
   jax.tree.map(np.testing.assert_array_equal, resumed.d_params, state.d_params)
   config.init_from, config.train.projected_weight = workdir, 0.0
-  assert set(begin(config, str(tmp_path / 'without'))[1].d_params) == branches
+  assert set(_begin(config, str(tmp_path / 'without'))[1].d_params) == branches
   to_torch.convert_file(workdir, str(tmp_path / 'weights.pth'), 'D')
+
+
+def _begin(config, workdir):
+  networks = start.make_networks(config)
+  checkpoints = start.open_checkpoints(config, workdir, num_images=1)
+  return checkpoints, start.initial_state(
+      config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
+
+
+def test_growing_takes_over_what_a_lower_resolution_has(trained, tmp_path, caplog):
+  config, workdir = trained[1].copy_and_resolve_references(), str(tmp_path / 'low')
+  config.model.resolution = 32
+  checkpoints, low = _begin(config, workdir)
+  checkpoints.save(low.replace(step=low.step + 1))
+  checkpoints.close()
+  config.model.resolution, config.init_from, config.grow = 64, workdir, True
+  assert start.with_model_of(config, str(tmp_path / 'new')).model.resolution == 64
+  with caplog.at_level(logging.INFO):
+    _, state = _begin(config, str(tmp_path / 'new'))
+  for name in ('g_params', 'd_params', 'ema_params', 'g_buffers'):
+    ours, theirs = (flatten_dict(getattr(x, name)) for x in (state, low))
+    same = {key for key in ours if key in theirs and ours[key].shape == theirs[key].shape}
+    assert same and all(np.array_equal(ours[key], theirs[key]) for key in same), name
+    assert all({'block_64', 'down_conv_2'} & set(key) or key[1:] == ('enc', 'block_32', 'conv0',
+               'kernel') for key in ours.keys() - same), name
+  assert 'Growing from 32 to 64 px' in caplog.text and 'block_64' in caplog.text
+  config.init_from = trained[0]
+  with pytest.raises(UserError, match='grow is for networks of a lower resolution.*64 px'):
+    _begin(config, str(tmp_path / 'same'))
 
 
 def test_losses_on_vgg16_need_vgg16(trained, monkeypatch):

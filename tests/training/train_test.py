@@ -169,6 +169,22 @@ def test_a_fresh_discriminator_catches_up_before_the_generator_moves(trained, tm
       (False, True), (False, True), (True, True)]
 
 
+def test_without_adversarial_losses_there_is_no_discriminator(trained, tmp_path, caplog):
+  workdir, config = str(tmp_path / 'run'), tiny_config(2)
+  config.train.adversarial_weight = config.train.adversarial_stage1_weight = 0.0
+  fresh, state = _fresh(config, str(tmp_path / 'fresh')), main.train(config, workdir)
+  jax.tree.map(np.testing.assert_array_equal, state.d_params, fresh.d_params)
+  assert _changed(fresh.g_params, state.g_params) > 0.9
+  assert not {'loss/g', 'loss/d', 'loss/r1', 'signs/real'} & set(runs.rows(workdir)[-1])
+  assert 'd_params' not in reader.restore_networks(workdir).networks
+  # With adversarial losses the fresh discriminator has to catch up first.
+  config = tiny_config()
+  config.init_from = workdir
+  with caplog.at_level(logging.WARNING):
+    assert int(_fresh(config, str(tmp_path / 'next')).warmup_images) == 4000
+  assert 'no trained discriminator' in caplog.text
+
+
 def _changed(before, after):
   changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before, after)
   return np.mean(jax.tree.leaves(changed))
