@@ -186,9 +186,23 @@ def _relu_name(conv: str) -> str:
 def _conv(params: Mapping[str, jax.Array], x: jax.Array, dtype: Any, stride: int = 1,
           padding: Any = 'SAME') -> jax.Array:
   kernel, bias = (jnp.asarray(params[name], dtype) for name in ('kernel', 'bias'))
+  if kernel.shape[:2] == (3, 3) and padding == 'SAME' and max(x.shape[1:3]) < 3:
+    return bias + _conv_of_a_tiny_map(kernel, x)
   return bias + jax.lax.conv_general_dilated(
       x, kernel, window_strides=(stride, stride), padding=padding,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _conv_of_a_tiny_map(kernel: jax.Array, x: jax.Array) -> jax.Array:
+  """A 3x3 convolution, padded, as a matmul of the columns of each position.
+
+  XLA's own is 20 times slower on a CPU where the map is smaller than the kernel.
+  """
+  n, h, w, c = x.shape
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  columns = jnp.concatenate(
+      [padded[:, i:i + h, j:j + w] for i in range(3) for j in range(3)], axis=-1)
+  return (columns.reshape(n * h * w, 9 * c) @ kernel.reshape(9 * c, -1)).reshape(n, h, w, -1)
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
