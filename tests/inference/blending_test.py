@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from mat_jax.inference import blending
+
+_SIZE = 160
+
+
+@pytest.fixture(scope='module')
+def picture():
+  """A picture with edges and grain in levels, a network's output for it, and its hole."""
+  y, x = np.indices((_SIZE, _SIZE))
+  smooth = np.stack([100 + 40 * np.sin(x / 25), 90 + 30 * np.cos(y / 30), 120 + x * y / 900], -1)
+  smooth[60:, 70:] += 40
+  grain = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=smooth.shape), (0.5, 0.5, 0))
+  truth = smooth + 3 * grain / grain.std()
+  shift = np.stack([6 + 6 * x / _SIZE, 8 * y / _SIZE - 10, 7 - 0 * x], -1)
+  hole = np.hypot(y - 70, x - 85) < 45
+  hole[130:140, 20:140] = True
+  return truth.astype(np.float32), (smooth + shift).astype(np.float32), hole
+
+
+def _blend(picture, ring=6, grain=True, seed=0, known=None, **options):
+  truth, output, hole = picture
+  known = ~hole if known is None else known
+  return blending.blend(output, truth, known, hole, ring, grain, seed, **options)
+
+
+@pytest.mark.parametrize('ring', [0, 1, 5])
+def test_holes_grow_to_all_sides(ring):
+  hole = np.zeros((20, 30), bool)
+  hole[10, 12:14] = hole[0, 0] = True
+  expected = np.zeros_like(hole)
+  expected[10 - ring:11 + ring, 12 - ring:14 + ring] = True
+  expected[:1 + ring, :1 + ring] = True
+  grown = blending.grow(hole, ring)
+  assert grown.dtype == bool
+  np.testing.assert_array_equal(grown, expected)
+
+
+def test_the_border_vanishes(picture):
+  truth, output, hole = picture
+  pasted = np.where(hole[..., None], output, truth)
+  across, inside = blending.border_gradient(pasted, hole)
+  assert across / inside > 2
+  across, inside = blending.border_gradient(_blend(picture), hole)
+  assert across / inside == pytest.approx(1, abs=0.1)
+  true_inside = blending.border_gradient(truth, hole)[1]
+  assert inside == pytest.approx(true_inside, rel=0.15), 'grain as in the truth'
+  assert blending.border_gradient(_blend(picture, grain=False), hole)[1] < 0.8 * true_inside
+
+
+def test_kept_pixels_stay_and_the_hole_is_never_read(picture):
+  truth, output, hole = picture
+  result = _blend(picture)
+  assert result.dtype == np.float32
+  np.testing.assert_array_equal(result[~hole], truth[~hole])
+  unseen = np.where(hole[..., None], np.nan, truth)
+  np.testing.assert_array_equal(_blend((unseen, output, hole)), result)
+
+
+def test_an_offset_is_taken_away():
+  y, x = np.indices((64, 64))
+  truth = np.stack([x, y, x + y], -1).astype(np.float32)
+  hole = np.zeros((64, 64), bool)
+  hole[10:50, 20:45] = True
+  output = truth + [5, -3, 0] + 0.2 * y[..., None]
+  result = _blend((truth, output, hole), grain=False)
+  np.testing.assert_allclose(result, truth, atol=1e-3)
+  pasted = _blend((truth, output, hole), ring=0, grain=False)
+  np.testing.assert_allclose(pasted, np.where(hole[..., None], output, truth), atol=1e-4)
+
+
+def test_unknown_pixels_do_not_count(picture):
+  truth, output, hole = picture
+  known = ~hole
+  known[:, 120:] = False  # beyond the edge of the picture, or a hole that is filled later
+  expected = _blend(picture, known=known)
+  dark = np.where((known | hole)[..., None], truth, 0)
+  np.testing.assert_array_equal(_blend((dark, output, hole), known=known)[hole], expected[hole])
+  assert np.any(expected != _blend(picture))
+
+
+def test_a_picture_that_is_all_hole_is_the_output(picture):
+  truth, output, hole = picture
+  everything = np.ones_like(hole)
+  np.testing.assert_array_equal(_blend((truth, output, everything)), output)
+
+
+def test_a_feather_touches_only_its_kept_pixels(picture):
+  truth, output, hole = picture
+  result = _blend(picture, feather_width=4)
+  far = ~blending.grow(hole, 4)
+  np.testing.assert_array_equal(result[far], truth[far])
+  assert np.abs(result - truth)[~hole & ~far].mean() > 0.5
+  for width in (6, 7):
+    with pytest.raises(ValueError, match=f'feather_width {width} is not less than the ring, 6'):
+      _blend(picture, feather_width=width)
+
+
+def test_a_feather_fades_with_the_distance():
+  hole = np.zeros((11, 40), bool)
+  hole[:, :10] = True
+  fill, truth = np.full((11, 40, 3), 9.0), np.zeros((11, 40, 3))
+  row = blending.feather(fill, truth, hole, 8)[5, :, 0]
+  assert np.all(row[:10] == 9) and np.all(row[18:] == 0)
+  steps = -np.diff(row[9:19])
+  assert np.all(steps > 0) and steps.max() < 2
+  assert np.all(blending.feather(fill, truth, hole, 0)[~hole] == 0)
+  assert not blending.feather(fill, truth, np.zeros_like(hole), 8).any()
+
+
+def test_border_gradient_measures_both():
+  hole = np.zeros((30, 30), bool)
+  hole[:, 15:] = True
+  _, x = np.indices(hole.shape)
+  across, inside = blending.border_gradient((2 * x + 10 * hole)[..., None], hole)
+  assert across == 12
+  assert inside == pytest.approx(2 * (7 / 15), rel=0.05), 'most pairs one above the other are equal'
+  noise = np.random.default_rng(0).normal(size=(300, 300, 3))
+  hole = ndimage.zoom(hole, 10, order=0)
+  across, inside = blending.border_gradient(noise, hole)
+  assert across / inside == pytest.approx(1, abs=0.1)
+  for without_border in (np.zeros_like(hole), np.ones_like(hole)):
+    with pytest.raises(ValueError, match='no border'):
+      blending.border_gradient(noise, without_border)
