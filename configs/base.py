@@ -145,6 +145,9 @@ def _set_losses(train: ml_collections.ConfigDict) -> None:
   train.l1_weight = 0.0
   # Weight of LPIPS on VGG16 (arXiv 1801.03924) of the result; 0 for none.
   train.lpips_weight = 0.0
+  # Factor by which images are shrunk for the perceptual loss and LPIPS: at half the size their
+  # network, which is much of a small model's step, costs a quarter.
+  train.feature_downsample = 1
   # Weight of a second discriminator, on the frozen features of VGG16 (Projected GANs, arXiv
   # 2111.01007), which learns from few images; 0 for none.
   train.projected_weight = 0.0

@@ -31,8 +31,8 @@ Function = Callable[..., tuple[Any, ...]]
 SETTINGS = Training(
     batch_size=2, microbatch=2, adversarial_weight=1.0, adversarial_stage1_weight=1.0,
     r1_gamma=10.0, r1_interval=16, pcp_ratio=0.1, l1_weight=0.0,
-    lpips_weight=0.0, projected_weight=0.0, lecam_weight=0.0, style_mixing=0.0,
-    truncation_psi=0.5, noise_mode='const', ema_kimg=10.0, ema_rampup=None, frozen_d_modules=(),
+    lpips_weight=0.0, feature_downsample=1, projected_weight=0.0, lecam_weight=0.0,
+    style_mixing=0.0, truncation_psi=0.5, noise_mode='const', ema_kimg=10.0, ema_rampup=None, frozen_d_modules=(),
     optimizer=Optimizer(), augmentation=Augmentation())
 FEATURE_NETWORK = 'vgg19'
 _FILE = 'train_step_256.json'

@@ -15,6 +15,7 @@ from absl import logging
 import jax
 import ml_collections
 
+from mat_jax.checkpoints import packed
 from mat_jax.checkpoints.items import read_arrays, read_shapes
 from mat_jax.checkpoints.step_directories import read_found, read_meta, read_present
 from mat_jax.errors import UserError
@@ -105,7 +106,7 @@ def restore_ema(path: str) -> EmaCheckpoint:
   """Reads the averaged generator of a workdir or step directory.
 
   Args:
-    path: see `step_directories.find_step`.
+    path: see `step_directories.find_step`; or a packed model, or the name of a shipped one.
 
   Returns:
     The checkpoint, its arrays on the first local device.
@@ -113,7 +114,23 @@ def restore_ema(path: str) -> EmaCheckpoint:
   Raises:
     UserError: there is no checkpoint, or it cannot be read.
   """
-  return read_found(path, _read_ema)
+  file = packed.find(path)
+  if file is None:
+    return read_found(path, _read_ema)
+  found = packed.read(file)
+  variables = {'params': found.fields['ema_params'], 'buffers': found.fields['ema_buffers']}
+  return EmaCheckpoint(
+      step=found.meta['step'], model=ml_collections.ConfigDict(found.meta['model']),
+      images_seen=found.meta['images_seen'], path=file,
+      variables=jax.device_put(variables, jax.local_devices()[0]))
+
+
+def read_model(path: str) -> tuple[str, Mapping[str, Any]]:
+  """The file or step directory of a path as of `restore_ema`, and the `config.model` in it."""
+  file = packed.find(path)
+  if file is not None:
+    return file, packed.read(file).meta['model']
+  return read_found(path, lambda step: (step, read_meta(step)['model']))
 
 
 def restore_ema_of(step: str) -> EmaCheckpoint:
@@ -165,7 +182,7 @@ def restore_networks(path: str,
   """Reads the networks of a trained or converted checkpoint.
 
   Args:
-    path: see `step_directories.find_step`.
+    path: as of `restore_ema`.
     fields: of `TrainState`, which to read; the rest stays on the disk.
 
   Returns:
@@ -184,7 +201,20 @@ def restore_networks(path: str,
       networks.pop('d_params', None)
     return PretrainedNetworks(meta['model'], networks, step)
 
+  file = packed.find(path)
+  if file is not None:
+    return _packed_networks(file, fields)
   return read_found(path, read)
+
+
+def _packed_networks(file: str, fields: Collection[str]) -> PretrainedNetworks:
+  """The networks of a packed file, in which the averaged generator stands for the other."""
+  found = packed.read(file)
+  networks = {'g_params': found.fields['ema_params'], 'g_buffers': found.fields['ema_buffers'],
+              **found.fields}
+  return PretrainedNetworks(found.meta['model'], jax.device_put(
+      {name: tree for name, tree in networks.items() if name in fields},
+      jax.local_devices()[0]), file)
 
 
 def _has_trained_discriminator(meta: Mapping[str, Any]) -> bool:

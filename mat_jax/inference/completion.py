@@ -38,10 +38,13 @@ def sample(generator: Generator, seeds: jax.Array, height: int, width: int,
   return z, {'first': first_masks.astype(jnp.float32), 'second': second_masks.astype(jnp.float32)}
 
 
+sample_jitted = jax.jit(sample, static_argnames=('generator', 'height', 'width'))
+
+
 @functools.partial(jax.jit, static_argnames=('generator', 'noise_mode'))
 def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.Array,
-             seeds: jax.Array, truncation_psi: float | jax.Array = 1.0,
-             noise_mode: str = 'const', keep_seeds: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+             seeds: jax.Array, truncation_psi: float | jax.Array = 1.0, noise_mode: str = 'const',
+             keep_seeds: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """Completes a batch.
 
   Args:
@@ -59,7 +62,16 @@ def complete(generator: Generator, variables: dict, image: jax.Array, mask: jax.
     Result and stage-one image, float32 [N, H, W, 3], clipped to [-1, 1].
   """
   z, keep_masks = sample(generator, seeds, image.shape[1], image.shape[2], keep_seeds)
+  return complete_latents(
+      generator, variables, image, mask, z, keep_masks, truncation_psi, noise_mode)
 
+
+@functools.partial(jax.jit, static_argnames=('generator', 'noise_mode'))
+def complete_latents(generator: Generator, variables: dict, image: jax.Array, mask: jax.Array,
+                     z: jax.Array, keep_masks: dict[str, jax.Array],
+                     truncation_psi: float | jax.Array = 1.0,
+                     noise_mode: str = 'const') -> tuple[jax.Array, jax.Array]:
+  """`complete` with given latents and keep masks, as `sample` makes them."""
   def apply(image: jax.Array, mask: jax.Array, z: jax.Array,
             keep_masks: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     return cast(tuple[jax.Array, jax.Array], generator.apply(

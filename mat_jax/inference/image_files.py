@@ -1,138 +1,239 @@
-"""Inpainting of image files: `--mode=inpaint`."""
+"""Inpainting of picture files: what the command lines share."""
 
-import functools
+from collections.abc import Callable, Sequence
+import dataclasses
 import os
+from typing import Any, NamedTuple
 
 from absl import logging
-import jax
-import ml_collections
 import numpy as np
+from PIL import Image
 import tqdm
 
-from mat_jax.checkpoints.reader import resolve_model_config, restore_ema
+from mat_jax.checkpoints.digest import variables_digest
 from mat_jax.errors import UserError
-from mat_jax.inference.inpainter import Inpainter
-from mat_jax.runtime import cluster, image_grid
-from mat_jax.runtime.folders import find_images
-from mat_jax.runtime.images import load_image, read_size
-from mat_jax.runtime.mask_values import load_mask
+from mat_jax.inference import mask_meaning, sidecar, variants
+from mat_jax.inference.inpainter import Completions, Inpainter
+from mat_jax.inference.matching import stem
+from mat_jax.inference.options import InpaintOptions
+from mat_jax.pictures import pictures
+from mat_jax.pictures.pictures import Picture
+from mat_jax.runtime import new_files
+
+# Formats of results; what comes as JPEG becomes PNG, as JPEG would change kept pixels.
+_SUFFIXES = {'TIFF': '.tif', 'WEBP': '.webp'}
 
 
-def match_files(images: str, masks: str) -> list[tuple[str, str]]:
-  """Pairs of image and mask files.
+@dataclasses.dataclass(frozen=True)
+class FileOptions:
+  """What only files need.
+
+  Attributes:
+    hole: what is hole in the mask files: 'black', 'white', 'auto' to guess; or 'alpha' for the
+      pictures' own transparency, without mask files.
+    overwrite: whether results replace files that exist.
+    max_pixels: limit of a picture's width x height.
+    disagreement: whether to write the map of differences between several completions.
+  """
+
+  hole: str = 'auto'
+  overwrite: bool = False
+  max_pixels: int = pictures.MAX_PIXELS
+  disagreement: bool = False
+
+
+class Task(NamedTuple):
+  """A picture to complete.
+
+  Attributes:
+    image: file.
+    mask: file, None if the picture says by itself what is hole.
+    results: a file for every completion.
+  """
+
+  image: str
+  mask: str | None
+  results: tuple[str, ...]
+
+
+def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: InpaintOptions,
+             files: FileOptions) -> list[Task]:
+  """Names the results, and checks from the headers of all files that they can be made.
 
   Args:
-    images: a file, or a folder.
-    masks: a file, which then serves every image, or a folder with a mask of the
-      same stem for every image.
+    pairs: image and mask files.
+    output: a folder, or a file for the only completion of the only picture.
+    options: of the completions.
+    files: of the files.
 
   Returns:
-    (image, mask) paths, sorted by image.
+    A task for every pair.
 
   Raises:
-    UserError: something is missing or ambiguous.
+    UserError: an image and its mask have different sizes, a result exists or would be beside
+      its picture, a header cannot be read.
   """
-  image_files, mask_files = (_list_files(path, field) for path, field in (
-      (images, 'inpaint.images'), (masks, 'inpaint.masks')))
-  _check_stems(image_files)
-  if os.path.isfile(masks):
-    return [(image, masks) for image in image_files]
-  by_stem = {_stem(path): path for path in mask_files}
-  for image in image_files:
-    if _stem(image) not in by_stem:
-      raise UserError(f'there is no mask for {image} in {masks}; add {_stem(image)}.png there')
-  return [(image, by_stem[_stem(image)]) for image in image_files]
+  mask_meaning.check(files.hole, 'hole')
+  is_file = os.path.splitext(output)[1].lower() in pictures.SUFFIXES and not os.path.isdir(output)
+  seeds = options.all_seeds()
+  if is_file and (len(pairs) > 1 or len(seeds) > 1):
+    raise UserError(f'{output} is the name of one picture, but there are {len(pairs)} pictures '
+                    f'with {len(seeds)} completions each; give a folder')
+  tasks = []
+  for image, mask in pairs:
+    _check_sizes(image, mask)
+    suffix = _SUFFIXES.get(pictures.picture_format(image), '.png')
+    names = ([output] if is_file else
+             [os.path.join(output, f'{stem(image)}_seed{seed}{suffix}') for seed in seeds])
+    _check_results(image, names, files.overwrite)
+    tasks.append(Task(image, mask, tuple(names)))
+  return tasks
 
 
-def _stem(path: str) -> str:
-  return os.path.splitext(os.path.basename(path))[0]
-
-
-def _list_files(path: str, field: str) -> list[str]:
-  if not path:
-    raise UserError(f'{field} is empty; set --config.{field} to a file or folder')
-  return [path] if os.path.isfile(path) else find_images(path)
-
-
-def _check_stems(files: list[str]) -> None:
-  """Results are named by stem, so two images must not share one."""
-  seen: dict[str, str] = {}
-  for file in files:
-    other = seen.setdefault(_stem(file), file)
-    if other != file:
-      raise UserError(f'{other} and {file} would both become {_stem(file)}.png; rename one')
-
-
-def _check_pair(image_path: str, mask_path: str) -> None:
-  """Raises UserError for an image and a mask of different size, which their headers tell."""
-  paths = (image_path, mask_path)
-  sizes = [read_size(path) for path in paths]
-  if sizes[0] != sizes[1]:  # a PNG file may say behind its pixels that it lies on its side
-    sizes = [load_image(path).shape[1::-1] for path in paths]
+def _check_sizes(image: str, mask: str | None) -> None:
+  sizes = [pictures.picture_size(path) for path in (image, mask or image)]
   if sizes[0] != sizes[1]:
     (width, height), (mask_width, mask_height) = sizes
-    raise UserError(f'the mask {mask_path} is {mask_width} x {mask_height}, its image '
-                    f'{image_path} is {width} x {height}; give a mask of the size of the image')
+    raise UserError(f'the mask {mask} is {mask_width} x {mask_height}, its image {image} is '
+                    f'{width} x {height}; give a mask of the size of the image')
 
 
-def inpaint_files(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Fills the holes of image files and writes PNG files.
-
-  Of several processes each checks all files, and fills every n-th image.
-
-  Args:
-    config: see `configs/base.py`; uses `inpaint` and checks `model`.
-    workdir: holds the checkpoint unless `config.inpaint.checkpoint` names one.
-
-  Raises:
-    UserError: before anything is written: missing or unmatched files, headers that cannot be
-      read; no checkpoint, or one of another architecture. At the end, when all other images
-      are written: files whose pixels cannot be read.
-  """
-  options = config.inpaint
-  if options.num_samples < 1:
-    raise UserError(f'inpaint.num_samples is {options.num_samples}; give a number >= 1')
-  pairs = match_files(options.images, options.masks)
-  for pair in pairs:
-    _check_pair(*pair)
-  checkpoint = restore_ema(options.checkpoint or workdir)
-  model = resolve_model_config(config.model, checkpoint.model, checkpoint.path)
-  inpainter = Inpainter(checkpoint, model, config.implementations)
-  output = options.output or os.path.join(workdir, 'inpaint')
-  os.makedirs(output, exist_ok=True)
-  own = pairs[jax.process_index()::jax.process_count()]
-  failures = _inpaint_pairs(inpainter, own, options, output)
-  cluster.barrier('inpaint its images')
-  logging.info('Inpainted %d images into %s.', len(own) - len(failures), output)
-  if failures:
-    more = f' (and {len(failures) - 1} more, see above)' if len(failures) > 1 else ''
-    raise UserError(f'{len(failures)} of {len(own)} images are not done, the others are: '
-                    f'{failures[0]}{more}')
+def _check_results(image: str, results: Sequence[str], overwrite: bool) -> None:
+  folder = os.path.dirname(os.path.abspath(image))
+  for result in results:
+    if os.path.realpath(result) == os.path.realpath(image):
+      raise UserError(f'{result} is the picture itself; choose another output')
+    if len(results) > 1 and os.path.realpath(os.path.dirname(result)) == os.path.realpath(folder):
+      raise UserError(f'the results of {image} would be among the pictures in {folder}; choose '
+                      'another folder')
+    for path in (result, sidecar.path_of(result)):
+      if os.path.lexists(path) and not overwrite:
+        raise UserError(f'{path} exists; choose another output, another seed, or overwrite it '
+                        '(--overwrite)')
 
 
-def _inpaint_pairs(inpainter: Inpainter, pairs: list[tuple[str, str]],
-                   options: ml_collections.ConfigDict, output: str) -> list[UserError]:
-  """Fills the images that can be read, and returns what is wrong with the others."""
-  failures = []
-  read_mask_file = functools.lru_cache(maxsize=1)(_load_mask)  # one may serve all images
-  for image_path, mask_path in tqdm.tqdm(pairs, unit='image', desc='inpainting', disable=None):
-    try:
-      image, keep = load_image(image_path), read_mask_file(mask_path)
-      results = inpainter.inpaint(
-          image, keep, options.seed, options.num_samples, options.truncation_psi)
-    except UserError as error:
-      logging.error('%s', error)
-      failures.append(error)
-      continue
-    for i, result in enumerate(results):
-      suffix = f'_{i}' if options.num_samples > 1 else ''
-      image_grid.write_png(os.path.join(output, f'{_stem(image_path)}{suffix}.png'), result)
-  return failures
+class FileInpainter:
+  """Completes picture files with one generator."""
+
+  def __init__(self, inpainter: Inpainter, options: InpaintOptions, files: FileOptions,
+               say: Callable[[str], None] = logging.info,
+               distance: variants.Distance = variants.mean_difference):
+    """Prepares for pictures with the same options.
+
+    Args:
+      inpainter: generator.
+      options: of the completions.
+      files: of the files.
+      say: gets a sentence about each picture.
+      distance: between completions, to name the one that is closest to the others.
+    """
+    self._inpainter, self._options, self._files = inpainter, options, files
+    self._say, self._distance = say, distance
+    self._model = {'model': os.path.basename(inpainter.checkpoint.path),
+                   'digest': variables_digest(inpainter.checkpoint.variables)}
+    self._mask: tuple[str | None, np.ndarray] = (None, np.zeros(0))
+
+  def run(self, tasks: Sequence[Task]) -> list[UserError]:
+    """Completes pictures, with a progress bar.
+
+    Returns:
+      What is wrong with the pictures that are not done.
+    """
+    failures = []
+    for task in tqdm.tqdm(tasks, unit='image', desc='inpainting',
+                          disable=True if len(tasks) == 1 else None):
+      try:
+        self._complete(task)
+      except UserError as error:
+        logging.error('%s', error)
+        failures.append(error)
+    return failures
+
+  def _complete(self, task: Task) -> None:
+    picture = pictures.read_picture(task.image, self._files.max_pixels)
+    hole = self._hole(task, picture)
+    if not hole.any():
+      self._say(f'{task.image}: nothing is hole; its results are the picture unchanged.')
+    elif hole.all():
+      self._say(f'{task.image}: nothing is kept, the whole picture is invented.')
+    with tqdm.tqdm(unit='window', desc=stem(task.image), disable=None, leave=False) as progress:
+      def on_window(total: int) -> None:
+        progress.total = total
+        progress.update()
+
+      found = self._inpainter.complete(
+          picture.pixels, hole, self._options, is_opaque=task.mask is None, on_window=on_window)
+    for notice in found.plan.notices:
+      self._say(f'{task.image}: {notice}')
+    self._write(task, picture, found)
+
+  def _hole(self, task: Task, picture: Picture) -> np.ndarray:
+    """bool [H, W]."""
+    if task.mask is None:
+      return pictures.alpha_hole(picture)
+    if self._mask[0] != task.mask:  # one mask may serve all pictures
+      self._mask = task.mask, self._read_mask(task.mask)
+    return self._mask[1]
+
+  def _read_mask(self, path: str) -> np.ndarray:
+    mask = pictures.read_picture(path, self._files.max_pixels)
+    found = mask_meaning.understand(mask, self._files.hole)
+    self._say(f'{path}: {found.meaning.hole} is hole ({found.meaning.reason}).')
+    if found.mask.grey:
+      self._say(found.mask.notice(path))
+    return ~found.mask.keep[..., 0]
+
+  def _write(self, task: Task, picture: Picture, found: Completions) -> None:
+    source = {'image': os.path.basename(task.image),
+              'mask': task.mask and os.path.basename(task.mask), **self._model}
+    for path, variant, canvas in zip(task.results, found.variants, found.canvases, strict=True):
+      record = sidecar.describe(found, variant, self._options, source)
+      result = picture.with_pixels(canvas.picture())
+      pictures.write_picture(path, result, {sidecar.KEYWORD: sidecar.to_json(record)},
+                             self._files.overwrite)
+      sidecar.write(sidecar.path_of(path), record)
+    if len(found.variants) > 1 and found.plan.windows:
+      self._compare(task, found)
+
+  def _compare(self, task: Task, found: Completions) -> None:
+    """Names the completion closest to the others, and writes their disagreement."""
+    best = medoid(found, self._distance)
+    self._say(f'{task.results[best]} is the closest to all of its completions.')
+    if self._files.disagreement:
+      spread = variants.disagreement([canvas.picture() for canvas in found.canvases])
+      path = os.path.join(os.path.dirname(task.results[0]), f'{stem(task.image)}_disagreement.png')
+      write_map(path, spread)
 
 
-def _load_mask(path: str) -> np.ndarray:
-  """Reads a mask, bool [H, W, 1], True = keep; warns of pixels neither black nor white."""
-  mask = load_mask(path)
-  if mask.grey:
-    logging.warning('%s', mask.notice(path))
-  return mask.keep
+def medoid(found: Completions, distance: variants.Distance) -> int:
+  """The number of the completion closest to the others, around the largest hole."""
+  window = max(found.plan.windows, key=lambda w: int(w.hole.pixels.sum()))
+  views = [(pictures.to_rgb(canvas.read(window)) + 1) * 127.5 for canvas in found.canvases]
+  side = min(window.side, window.resolution)
+  return variants.medoid([np.asarray(Image.fromarray(view.round().astype(np.uint8)).resize(
+      (side, side), Image.Resampling.BOX)) for view in views], distance)
+
+
+def write_map(path: str, spread: np.ndarray) -> None:
+  """Writes a map of `variants.disagreement` as a grey PNG file, white at its maximum."""
+  scaled = np.rint(spread * (255 / max(float(spread.max()), 1e-6))).astype(np.uint8)
+  with new_files.new_file(path) as file:
+    Image.fromarray(scaled).save(file, format='PNG')
+
+
+def describe_failures(failures: Sequence[UserError], count: int) -> UserError | None:
+  """One error for all pictures that are not done, None if all are."""
+  if not failures:
+    return None
+  more = f' (and {len(failures) - 1} more, see above)' if len(failures) > 1 else ''
+  return UserError(f'{len(failures)} of {count} images are not done, the others are: '
+                   f'{failures[0]}{more}')
+
+
+def options_from(values: Any) -> tuple[InpaintOptions, FileOptions]:
+  """The options among the attributes of flags or of `config.inpaint`."""
+  def taken(cls: type) -> dict[str, Any]:
+    return {field.name: getattr(values, field.name) for field in dataclasses.fields(cls)
+            if hasattr(values, field.name) and field.name != 'seeds'}
+
+  return InpaintOptions(**taken(InpaintOptions)), FileOptions(**taken(FileOptions))

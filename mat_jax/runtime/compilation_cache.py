@@ -13,6 +13,7 @@ import os
 from absl import logging
 import jax
 from jax._src import distributed
+import platformdirs
 
 _LIMIT = 4 * 2**30  # bytes of all entries; the training step at full size has 30 MB
 _UNLIMITED = -1
@@ -33,9 +34,7 @@ def enable(folder: str | None = None, process_index: int = 0) -> None:
     # JAX's stubs do not know the fields of its config.
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if folder is None:
-    import pooch  # what names its folder can do without it
-
-    folder = os.path.join(os.fspath(pooch.os_cache('mat-jax')), 'compilation_cache')
+    folder = os.path.join(platformdirs.user_cache_dir('mat-jax'), 'compilation_cache')
     size = jax.config.jax_compilation_cache_max_size  # type: ignore[attr-defined]
     if size == _UNLIMITED:
       jax.config.update('jax_compilation_cache_max_size', _LIMIT)

@@ -155,12 +155,19 @@ def _feature_losses(features: Tree, image: jax.Array, target: jax.Array, network
              if settings.pcp_ratio else {})
   compared = vgg.LPIPS_LAYERS['vgg'] if settings.lpips_weight else ()
   layers = {*weights, *compared}
-  a, b = (_features(features, x, layers, networks) for x in (image, target))
+  a, b = (_features(features, _shrink(x, settings.feature_downsample), layers, networks)
+          for x in (image, target))
   found = {'loss/perceptual': jnp.float32(losses.perceptual(a, b, weights))}
   if compared:
     found['loss/lpips'] = jnp.mean(vgg.lpips(
         [a[layer] for layer in compared], [b[layer] for layer in compared], features['lpips']))
   return found
+
+
+def _shrink(images: jax.Array, factor: int) -> jax.Array:
+  """Means of squares of `factor` pixels a side, [N, H, W, C] -> [N, H / f, W / f, C]."""
+  n, h, w, c = images.shape
+  return images.reshape(n, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
 def _features(params: Tree, images: jax.Array, layers: Iterable[str],

@@ -67,6 +67,7 @@ class Training:
   pcp_ratio: float
   l1_weight: float
   lpips_weight: float
+  feature_downsample: int
   projected_weight: float
   lecam_weight: float
   style_mixing: float

@@ -14,11 +14,12 @@ from mat_jax.checkpoints.reader import (
   PretrainedNetworks,
   abstract_state,
   check_architecture,
+  read_model,
   resolve_model_config,
   restore_networks,
 )
 from mat_jax.checkpoints.resume import check_resume, parse_accepted
-from mat_jax.checkpoints.step_directories import newest_step, read_found, read_meta
+from mat_jax.checkpoints.step_directories import newest_step, read_meta
 from mat_jax.errors import UserError
 from mat_jax.features import vgg
 from mat_jax.nn import model_config, projected
@@ -46,8 +47,8 @@ def with_model_of(config: ml_collections.ConfigDict, workdir: str) -> ml_collect
   config = config.copy_and_resolve_references()
   source = newest_step(workdir) or (config.init_from if not config.grow else '')
   if source:
-    path, meta = read_found(source, lambda step: (step, read_meta(step)))
-    config.model = resolve_model_config(config.model, meta['model'], path)
+    path, model = read_model(source)
+    config.model = resolve_model_config(config.model, model, path)
   config.model.mapping_layers = model_config.mapping_layers(config.model)
   return config
 

@@ -101,6 +101,10 @@ def check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
   for field in ('snapshot_ticks', 'r1_interval', 'max_to_keep', 'max_nonfinite_steps'):
     if config.train[field] < 1:
       raise UserError(f'train.{field} is {config.train[field]}; give a number >= 1')
+  factor = config.train.feature_downsample
+  if factor < 1 or config.model.resolution % factor:
+    raise UserError(f'train.feature_downsample is {factor}; give a divisor of the resolution, '
+                    f'{config.model.resolution}')
   if config.train.noise_mode not in ('random', 'const', 'none'):
     raise UserError(f"train.noise_mode is {config.train.noise_mode!r}; choose 'random', 'const' "
                     "or 'none'")

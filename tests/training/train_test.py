@@ -256,6 +256,7 @@ def test_a_resumed_run_needs_no_start(trained, caplog):
     ('augment.pipeline', 'bgx', 'augment.pipeline'),
     ('augment.max_probability', 1.5, 'augment.max_probability is 1.5'),
     ('augment.interval', 0, 'augment.interval is 0'),
+    ('train.feature_downsample', 3, 'feature_downsample is 3; give a divisor'),
     ('data.mask_preset', 'huge', 'huge'),
     ('data.split', 'holdout', 'holdout'),
     ('init_from', 'nowhere', 'nowhere'),
