@@ -88,11 +88,7 @@ def _depth(full: np.ndarray, box: Box, shape: tuple[int, int]) -> np.ndarray:
     shape: height and width of the picture.
   """
   ends = ((box.top == 0, box.bottom == shape[0]), (box.left == 0, box.right == shape[1]))
-  padded = full
-  for axis, pair in enumerate(ends):
-    widths = [(0, 0), (0, 0)]
-    widths[axis] = (1, 1)
-    padded = np.pad(padded, widths, constant_values=tuple((False, end) for end in pair))
+  padded = np.pad(full, 1, constant_values=ends)
   if padded.all():
     return np.full(full.shape, -1)
   return np.asarray(ndimage.distance_transform_cdt(padded, 'chessboard')[1:-1, 1:-1])
