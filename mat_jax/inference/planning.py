@@ -104,19 +104,14 @@ def plan(hole: np.ndarray, resolution: int, context: float = 1.5, strategy: Stra
   view = _View((hole.shape[0], hole.shape[1]), resolution, context, strategy, max_enlarge,
                max(1, int(resolution * (1 - overlap))))
   holes = find_holes(hole)
-  notices, enlargements = [], []
+  notices = []
   if not len(holes):
     notices.append('the mask has no hole; the picture stays as it is')
   elif holes.sizes.sum() == hole.size:
     notices.append('the mask keeps nothing of the picture; all of it is invented')
   groups = _windows_by_size(holes, view)
-  for windows in groups:
-    first = windows[0]  # the coarse one, if there is one
-    if first.enlarge > 1:
-      tiles = len(windows) - 1 if first.kind == 'coarse' else 0
-      enlargements.append(Enlargement(first.hole.box, first.enlarge, tiles))
-      if first.enlarge > max_enlarge:
-        notices.append(_notice(enlargements[-1]))
+  enlargements = [entry for entry in map(_enlargement, groups) if entry.factor > 1]
+  notices.extend(_notice(entry) for entry in enlargements if entry.factor > max_enlarge)
   waves = _in_waves([window for windows in groups for window in windows], resolution)
   return Plan(waves, tuple(notices), tuple(enlargements))
 
@@ -185,6 +180,13 @@ def _windows_of(region: Region, view: _View) -> list[Window]:
     return [view.window(region, side, 'resized')]
   parts = tiling.solid_parts(region, view.shape, view.stride)
   return [view.window(region, side, 'coarse'), *(view.tile(part) for part in parts)]
+
+
+def _enlargement(windows: list[Window]) -> Enlargement:
+  """What the report says of the windows of a group of holes."""
+  first = windows[0]  # the coarse one, if there is one
+  tiles = len(windows) - 1 if first.kind == 'coarse' else 0
+  return Enlargement(first.hole.box, first.enlarge, tiles)
 
 
 def _notice(enlargement: Enlargement) -> str:

@@ -23,9 +23,9 @@ def is_thin(hole: Region, shape: tuple[int, int], resolution: int) -> bool:
   Args:
     hole: its pixels in their smallest box; all else in the picture counts as known.
     shape: height and width of the picture.
-    resolution: side of the network's view; thin is what has a known pixel within a quarter of
-      that, in either direction and diagonally. It is measured in cells of a 32nd, the first
-      that counts being one that is not all hole.
+    resolution: side of the network's view. A hole is thin when each pixel has a known one
+      within a quarter of that, in rows and in columns. This is measured, and rounded, in cells
+      of a 32nd of that side.
   """
   cell = max(1, resolution // (_THIN * _DEPTH_CELLS))
   tops, lefts = np.arange(0, hole.box.height, cell), np.arange(0, hole.box.width, cell)
