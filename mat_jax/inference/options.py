@@ -1,11 +1,11 @@
 """The options of inpainting, the same from Python, the command line, a config and the page."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import get_args
 
 from mat_jax.errors import UserError
+from mat_jax.inference.planning import Strategy
 
-Strategy = Literal['auto', 'crop', 'resize', 'tile']
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
