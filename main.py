@@ -28,7 +28,7 @@ from convert import feature_nets
 from eval import evaluate
 from input_pipeline import from_config, pipeline
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.inference import image_files
+from mat_jax.inference import from_config as inpainting
 from mat_jax.runtime import cluster, command_line, compilation_cache
 from mat_jax.training import train as training
 from mat_jax.training.inputs import Inputs
@@ -79,7 +79,7 @@ def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
     if _MODE.value == 'eval':
       evaluate.evaluate(config, workdir)
     else:
-      image_files.inpaint_files(config, workdir)
+      inpainting.inpaint(config, workdir)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str,

@@ -276,15 +276,40 @@ def _inpainting() -> ml_collections.ConfigDict:
   inpaint.checkpoint = ''
   # An image file, or a folder of them.
   inpaint.images = ''
-  # A mask file, or a folder with a mask of the same stem for every image. White (255) is
-  # kept, all else is hole; the size is the image's.
+  # A mask file, or a folder with a mask of the same stem for every image, of the image's size.
   inpaint.masks = ''
-  # Folder for the results, PNG files; '' takes WORKDIR/inpaint.
+  # What is hole in the masks: 'black', all that is not white, as everywhere here; 'white', as in
+  # other tools; 'auto' to guess; or 'alpha', the images' own transparency, without masks.
+  inpaint.hole = 'black'
+  # Folder for the results, or a file for a single one; '' takes WORKDIR/inpaint.
   inpaint.output = ''
-  # Different completions of every image.
+  # Whether results replace files that exist.
+  inpaint.overwrite = False
+  # Different completions of every image, the first with this seed, the next with the next one.
   inpaint.num_samples = 1
-  # Seed of the latents.
   inpaint.seed = 0
+  # One seed for the latents, or for the keep masks, of all completions; None takes the
+  # completion's.
+  inpaint.latent_seed = config_dict.placeholder(int)
+  inpaint.keep_seed = config_dict.placeholder(int)
   # Truncation of the styles.
   inpaint.truncation_psi = 1.0
+  # What the network gets to see of a hole larger than itself: 'crop' is an error, 'resize' shrinks
+  # the picture, 'tile' completes a shrunk picture and then tiles in the picture's own scale,
+  # 'auto' resizes up to `max_enlarge` and tiles beyond it.
+  inpaint.strategy = 'auto'
+  # Side of what the network sees over that of the holes in it, at least.
+  inpaint.context = 1.5
+  # How much a result may be enlarged without tiles, and without a notice.
+  inpaint.max_enlarge = 2.0
+  # Known pixels around a hole that are completed too, to correct the colours; 0 for none.
+  inpaint.ring = 4
+  # Whether to add the noise of the surroundings that the result lacks.
+  inpaint.grain = True
+  # Width in pixels of a soft transition, which changes kept pixels; 0 for none.
+  inpaint.feather = 0
+  # Whether to write a map of where several completions differ.
+  inpaint.disagreement = False
+  # Limit of an image's width x height.
+  inpaint.max_pixels = 500_000_000
   return inpaint

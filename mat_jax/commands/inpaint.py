@@ -98,6 +98,6 @@ def lpips() -> variants.Distance:
 
   @jax.jit
   def distance(weights: Any, a: jax.Array, b: jax.Array) -> jax.Array:
-    return features_lpips.distance(weights, *(x / 127.5 - 1.0 for x in (a, b)), 'alex')
+    return features_lpips.distance(weights, a / 127.5 - 1.0, b / 127.5 - 1.0, 'alex')
 
   return lambda a, b: np.asarray(distance(weights, a, b))

@@ -152,10 +152,6 @@ class FileInpainter:
   def _complete(self, task: Task) -> None:
     picture = pictures.read_picture(task.image, self._files.max_pixels)
     hole = self._hole(task, picture)
-    if not hole.any():
-      self._say(f'{task.image}: nothing is hole; its results are the picture unchanged.')
-    elif hole.all():
-      self._say(f'{task.image}: nothing is kept, the whole picture is invented.')
     with tqdm.tqdm(unit='window', desc=stem(task.image), disable=None, leave=False) as progress:
       def on_window(total: int) -> None:
         progress.total = total
@@ -164,7 +160,7 @@ class FileInpainter:
       found = self._inpainter.complete(
           picture.pixels, hole, self._options, is_opaque=task.mask is None, on_window=on_window)
     for notice in found.plan.notices:
-      self._say(f'{task.image}: {notice}')
+      self._say(f'{task.image}: {notice}.')
     self._write(task, picture, found)
 
   def _hole(self, task: Task, picture: Picture) -> np.ndarray:
@@ -231,9 +227,9 @@ def describe_failures(failures: Sequence[UserError], count: int) -> UserError | 
 
 
 def options_from(values: Any) -> tuple[InpaintOptions, FileOptions]:
-  """The options among the attributes of flags or of `config.inpaint`."""
+  """The options among the attributes of parsed arguments, or of `config.inpaint`."""
   def taken(cls: type) -> dict[str, Any]:
     return {field.name: getattr(values, field.name) for field in dataclasses.fields(cls)
-            if hasattr(values, field.name) and field.name != 'seeds'}
+            if hasattr(values, field.name)}
 
   return InpaintOptions(**taken(InpaintOptions)), FileOptions(**taken(FileOptions))
