@@ -17,6 +17,7 @@ ALLOWED = {
     'convert': {'checkpoints', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
     'input_pipeline': {'runtime', 'mat_jax'},
     'training': {'checkpoints', 'inference', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
+    'exporting': {'checkpoints', 'inference', 'nn', 'ops', 'runtime', 'mat_jax'},
     'inference': {'checkpoints', 'nn', 'ops', 'runtime', 'mat_jax'},
     'checkpoints': {'runtime', 'mat_jax'},
     'nn': {'ops', 'mat_jax'},
@@ -26,7 +27,7 @@ ALLOWED = {
     'mat_jax': set(),
 }
 _TOP = ('mat_jax', 'convert', 'eval', 'input_pipeline')
-_INSIDE = ('training', 'inference', 'checkpoints', 'nn', 'features', 'ops', 'runtime')
+_INSIDE = ('training', 'exporting', 'inference', 'checkpoints', 'nn', 'features', 'ops', 'runtime')
 
 
 def _files():
