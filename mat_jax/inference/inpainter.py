@@ -5,7 +5,9 @@ the windows of its lowest transformer stage would not cover the map and would no
 Only hole pixels are written back, so kept pixels stay what they were.
 """
 
-from typing import NamedTuple
+import importlib
+import types
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -135,6 +137,34 @@ class Inpainter:
     """
     return cls(restore_ema(path))
 
+  @classmethod
+  def from_pretrained(cls, source: str, **download: Any) -> 'Inpainter':
+    """Loads what `save_pretrained` wrote.
+
+    Args:
+      source: a folder, else the name of a repository on the Hugging Face Hub, for which the extra
+        `hub` has to be installed.
+      **download: for a repository: revision, token, cache_dir, force_download, local_files_only.
+
+    Raises:
+      UserError: there is neither, or files are missing, damaged or do not fit together.
+    """
+    return cls(_saved_form().from_pretrained(source, **download))
+
+  def save_pretrained(self, folder: str, license: str, **card: Any) -> None:
+    """Saves the generator as safetensors under PyTorch's names, with a model card.
+
+    Args:
+      folder: to create; it may exist if it is empty.
+      license: of the weights, as the Hugging Face Hub names it: 'apache-2.0', 'cc-by-nc-4.0' ...
+      **card: further fields of `convert.model_card.Card`, as description.
+
+    Raises:
+      UserError: the folder is not empty or cannot be written, or the licence is none.
+    """
+    module = _saved_form()
+    module.save_pretrained(self.checkpoint, folder, module.model_card.Card(license, **card))
+
   @property
   def resolution(self) -> int:
     """Native resolution of the network, in pixels."""
@@ -189,6 +219,14 @@ class Inpainter:
         rows.start - window.top:rows.stop - window.top,
         columns.start - window.left:columns.stop - window.left]
     target[rows, columns] = np.where(known[rows, columns], target[rows, columns], part)
+
+
+def _saved_form() -> types.ModuleType:
+  """`convert.pretrained`: it knows PyTorch's names, and is installed beside this package.
+
+  Looked up when it is asked for, since `convert` is built on this package and not the reverse.
+  """
+  return importlib.import_module('convert.pretrained')
 
 
 def _known(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
