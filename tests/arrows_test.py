@@ -17,7 +17,12 @@ ALLOWED = {
     'convert': {'checkpoints', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
     'input_pipeline': {'runtime', 'mat_jax'},
     'training': {'checkpoints', 'inference', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
-    'inference': {'checkpoints', 'nn', 'ops', 'runtime', 'mat_jax'},
+    'exporting': {'checkpoints', 'inference', 'nn', 'ops', 'runtime', 'mat_jax'},
+    # The composition root of the command `mat-jax`. It asks for `convert` by name.
+    'commands': {'exporting', 'inference', 'checkpoints', 'features', 'pictures', 'runtime',
+                 'mat_jax'},
+    'inference': {'checkpoints', 'nn', 'ops', 'pictures', 'runtime', 'mat_jax'},
+    'pictures': {'runtime', 'mat_jax'},
     'checkpoints': {'runtime', 'mat_jax'},
     'nn': {'ops', 'mat_jax'},
     'features': set(),
@@ -26,7 +31,8 @@ ALLOWED = {
     'mat_jax': set(),
 }
 _TOP = ('mat_jax', 'convert', 'eval', 'input_pipeline')
-_INSIDE = ('training', 'inference', 'checkpoints', 'nn', 'features', 'ops', 'runtime')
+_INSIDE = ('commands', 'training', 'exporting', 'inference', 'pictures', 'checkpoints', 'nn',
+           'features', 'ops', 'runtime')
 
 
 def _files():

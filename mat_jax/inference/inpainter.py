@@ -6,6 +6,9 @@ already; kept pixels stay what they were, in the picture's own type.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import importlib
+import types
+from typing import Any
 
 from absl import logging
 import ml_collections
@@ -56,15 +59,43 @@ class Inpainter:
 
   @classmethod
   def from_checkpoint(cls, path: str) -> 'Inpainter':
-    """Loads a workdir, a converted model, or a step directory.
+    """Loads a workdir, a converted model, a step directory, a packed or shipped model.
 
     Args:
-      path: see `step_directories.find_step`.
+      path: see `mat_jax.checkpoints.reader.restore_ema`.
 
     Raises:
       UserError: there is no readable checkpoint.
     """
     return cls(restore_ema(path))
+
+  @classmethod
+  def from_pretrained(cls, source: str, **download: Any) -> 'Inpainter':
+    """Loads what `save_pretrained` wrote.
+
+    Args:
+      source: a folder, else the name of a repository on the Hugging Face Hub, for which the extra
+        `hub` has to be installed.
+      **download: for a repository: revision, token, cache_dir, force_download, local_files_only.
+
+    Raises:
+      UserError: there is neither, or files are missing, damaged or do not fit together.
+    """
+    return cls(_saved_form().from_pretrained(source, **download))
+
+  def save_pretrained(self, folder: str, license: str, **card: Any) -> None:
+    """Saves the generator as safetensors under PyTorch's names, with a model card.
+
+    Args:
+      folder: to create; it may exist if it is empty.
+      license: of the weights, as the Hugging Face Hub names it: 'apache-2.0', 'cc-by-nc-4.0' ...
+      **card: further fields of `convert.model_card.Card`, as description.
+
+    Raises:
+      UserError: the folder is not empty or cannot be written, or the licence is none.
+    """
+    module = _saved_form()
+    module.save_pretrained(self.checkpoint, folder, module.model_card.Card(license, **card))
 
   @property
   def resolution(self) -> int:
@@ -114,7 +145,7 @@ class Inpainter:
       The completions, and how they were made.
 
     Raises:
-      UserError: the strategy 'crop' and a hole that does not fit, or nothing is kept.
+      UserError: the strategy 'crop' and a hole that does not fit.
     """
     variants = tuple(variants_of(options) if variants is None else variants)
     windows = plan(hole, self.resolution, options.context, options.strategy, options.max_enlarge)
@@ -140,6 +171,14 @@ class Inpainter:
     found = self.complete(image, ~_known(image, mask), options or InpaintOptions(),
                           between(*seeds, steps))
     return np.stack([canvas.picture() for canvas in found.canvases])
+
+
+def _saved_form() -> types.ModuleType:
+  """`convert.pretrained`: it knows PyTorch's names, and is installed beside this package.
+
+  Looked up when it is asked for, since `convert` is built on this package and not the reverse.
+  """
+  return importlib.import_module('convert.pretrained')
 
 
 def _known(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

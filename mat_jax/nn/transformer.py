@@ -215,7 +215,8 @@ class WindowAttention(nn.Module):
   def _packed_windows(self, shape: tuple[int, ...], bias: np.ndarray | None) -> int:
     """Number of windows of [B, T, C] tokens to compute together (window packing)."""
     windows = shape[0] if bias is None else bias.shape[0]
-    return math.gcd(windows, max(1, self.implementation.attention_tokens // shape[1]))
+    most = self.implementation.attention_tokens // shape[1]
+    return math.gcd(windows, most) if most > 1 else 1  # without asking a symbolic batch
 
 
 class Mlp(nn.Module):

@@ -1,0 +1,1 @@
+"""Trained generators as files that run without this library."""
