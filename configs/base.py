@@ -240,6 +240,10 @@ def _evaluation() -> ml_collections.ConfigDict:
   # What differs between them: 'all', the 'latents' alone, or the 'keep_masks' of the style
   # manipulation module alone.
   evaluation.vary = 'all'
+  # Classical methods to measure beside MAT, joined by '+': telea, navier_stokes, biharmonic,
+  # shiftmap, fsr, patchmatch; '' for none. They run on the processor; docs/evaluation.md says what
+  # each is, what to install for it, and how long it takes.
+  evaluation.classical = ''
   # Seed of masks, latents and bootstrap.
   evaluation.seed = 0
   # Images of a batch, over all devices; cut in parts if the memory does not suffice.

@@ -1,10 +1,10 @@
 """Completes the pairs of image and mask of a split and measures the results.
 
 Beside MAT, the simplest baseline is measured: the hole filled with the mean colour of the
-kept pixels.
+kept pixels; and the classical methods that are asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ import ml_collections
 import numpy as np
 import tqdm
 
+from eval.classical import measured
+from eval.classical.methods import Fill
 from eval.metrics import batching, image_metrics, measuring
 from eval.metrics.measuring import Models
 from eval.results.pairs import Pairs
@@ -36,7 +38,7 @@ class Completed(NamedTuple):
   """Metrics and features of a split completed with one set of masks.
 
   Attributes:
-    pairs: metrics of MAT and of the mean colour.
+    pairs: metrics of MAT, of the mean colour and of classical methods.
     features: {system: {network: float32 [n, d]}}, in the order of the pairs.
     unreadable: images of the split that could not be read and are left out.
   """
@@ -47,7 +49,8 @@ class Completed(NamedTuple):
 
 
 # Called with every batch of pairs: 'image_index', 'mask_index' [n], and uint8 pictures
-# 'original', 'result', 'stage1', 'mean colour' [n, H, W, 3] and 'mask' [n, H, W, 1].
+# 'original', 'result', 'stage1', 'mean colour' and those of classical methods by name
+# [n, H, W, 3] and 'mask' [n, H, W, 1].
 Observer = Callable[[Arrays], None]
 
 
@@ -108,7 +111,8 @@ def _sample_seeds(seeds: jax.Array, i: jax.Array, vary: str) -> tuple[jax.Array,
 def complete_split(
     generator: Generator, variables: Any, config: ml_collections.ConfigDict, split: str,
     mask_set: str, models: Models, observe: Observer | None = None,
-    should_stop: Callable[[], bool] = lambda: False) -> Completed | None:
+    should_stop: Callable[[], bool] = lambda: False,
+    methods: Mapping[str, Fill] | None = None) -> Completed | None:
   """Completes every image of a split with each of its masks, and measures.
 
   Args:
@@ -120,6 +124,7 @@ def complete_split(
     models: networks to compare with.
     observe: gets to see every batch; see `Observer`.
     should_stop: asked before every batch.
+    methods: classical methods to measure too, of `classical.methods.load`.
 
   Returns:
     Metrics and features of all pairs. None if it had to stop.
@@ -133,6 +138,7 @@ def complete_split(
   step = batching.BatchSizeFinder(functools.partial(
       _make_step(generator, mesh, config.eval.truncation_psi, config.eval.samples_per_mask,
                  config.eval.vary), variables, models), mesh)
+  measure_classical = measured.measurer(methods, models, mesh) if methods else None
   portraits, masks = from_config.open_evaluation(config, split, mask_set)
   stream, count = from_config.evaluation_stream(
       config, portraits, masks, jax.process_index(), jax.process_count())
@@ -141,13 +147,21 @@ def complete_split(
                          disable=None):
     if should_stop():
       return None
-    out = _valid_rows(step(batch | {'seed': _seeds(batch, config.eval)}))
+    out = step(batch | {'seed': _seeds(batch, config.eval)})
+    if measure_classical:
+      out = _with_systems(out, measure_classical(batch))
+    out = _valid_rows(out)
     pictures = out.pop('pictures')
     if observe:
       observe(pictures)
     parts.append(out | {name: pictures[name] for name in ('image_index', 'mask_index')})
   table = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
   return _completed(table, portraits, mask_set)
+
+
+def _with_systems(out: dict[str, Any], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  """Adds the metrics, features and pictures of other systems."""
+  return out | {part: out[part] | systems for part, systems in found.items()}
 
 
 def _valid_rows(out: dict[str, Any]) -> dict[str, Any]:

@@ -10,23 +10,23 @@ import ml_collections
 import numpy as np
 
 from eval import completion
+from eval.classical import methods as classical
 from eval.completion import Arrays, Completed
 from eval.metrics import distances, feature_networks, measuring
 from eval.metrics.distances import Distance
 from eval.metrics.measuring import Models
 from eval.results import aggregates
 from eval.results.album import Album
+from eval.results.baseline import CLASSICAL
 from eval.results.pairs import Pairs, join, match
 from eval.results.record import Record
-from eval.results.systems import MEAN_COLOUR, MODEL
+from eval.results.systems import BASELINE, MEAN_COLOUR, MODEL
 from input_pipeline import from_config
 from input_pipeline.image_dataset import ImageDataset
 from input_pipeline.stream import is_too_many
 from mat_jax.checkpoints.reader import EmaCheckpoint, resolve_model_config
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
-
-BASELINE = 'baseline'
 
 
 class Result(NamedTuple):
@@ -53,13 +53,15 @@ class Evaluator:
     """Tries to open the images and masks, and reads the weights of the feature networks.
 
     Raises:
-      UserError: nothing to read, missing weights, or a wrong field.
+      UserError: nothing to read, missing weights, the missing library of a classical method, or a
+        wrong field.
     """
     options = config.eval
     if options.samples_per_mask < 1:
       raise UserError(f'eval.samples_per_mask is {options.samples_per_mask}; give a number >= 1')
     if options.vary not in completion.VARY:
       raise UserError(f'eval.vary is {options.vary!r}; choose one of {", ".join(completion.VARY)}')
+    self._methods = classical.load(options.classical, 'eval.classical')
     for mask_set in from_config.mask_sets(options):
       from_config.open_evaluation(config, options.split, mask_set)  # before anything is computed
     self.config, self.settings = config, settings_of(config)
@@ -91,11 +93,11 @@ class Evaluator:
     for mask_set in from_config.mask_sets(config.eval):
       part = completion.complete_split(
           generator, checkpoint.variables, config, config.eval.split, mask_set, self._models,
-          functools.partial(album.add, mask_set))
+          functools.partial(album.add, mask_set), methods=self._methods)
       assert part is not None  # Nothing asks it to stop.
       completed[mask_set] = part
     pairs = join([part.pairs for part in completed.values()])
-    comparisons = [(MODEL, MEAN_COLOUR)]
+    comparisons = [(MODEL, name) for name in (MEAN_COLOUR, *self._methods)]
     if baseline is not None:
       pairs = _with_baseline(pairs, baseline)
       comparisons.append((MODEL, BASELINE))
@@ -155,7 +157,9 @@ def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The settings that determine the numbers of an evaluation."""
   options = config.eval
   several = {'samples_per_mask': options.samples_per_mask, 'vary': options.vary}
-  return (several if options.samples_per_mask > 1 else {}) | {
+  methods = '+'.join(classical.names_of(options.classical))
+  return (several if options.samples_per_mask > 1 else {}) | (
+      {CLASSICAL: methods} if methods else {}) | {
       'resolution': config.model.resolution, 'crop': config.data.crop, 'genre': config.data.genre,
       'split': options.split, 'split_seed': config.data.split_seed,
       'masks': '+'.join(from_config.mask_sets(options)), 'mask_dir': options.mask_dir,

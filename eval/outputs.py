@@ -8,11 +8,12 @@ from clu import metric_writers
 import jax
 import ml_collections
 
+from eval.classical import methods
 from eval.evaluator import Result
 from eval.results import markdown, pairs, picture_paths, record
 from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
-from eval.results.systems import MEAN_COLOUR, MODEL
+from eval.results.systems import BASELINE, MODEL
 from mat_jax.runtime import image_grid, new_files
 
 _SHOWN = 6
@@ -30,7 +31,7 @@ def writing(folder: str, options: ml_collections.ConfigDict) -> Iterator[Album]:
     yield Album(None, 0, 0 if jax.process_index() else _SHOWN)
     return
   with new_files.replaced_directory(os.path.join(folder, picture_paths.FOLDER)) as target:
-    yield Album(target, options.save_pictures, _SHOWN)
+    yield Album(target, options.save_pictures, _SHOWN, methods.names_of(options.classical))
 
 
 def write(result: Result, album: Album, folder: str) -> None:
@@ -46,10 +47,13 @@ def write(result: Result, album: Album, folder: str) -> None:
   markdown.write(result.record, folder)
   pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
   picture = os.path.join(folder, 'comparison.png')
-  image_grid.write_png(picture, comparison(album.shown))
+  shown = album.shown
+  filled = [system for system in next(iter(result.record.mask_sets.values())).metrics
+            if system in shown]
+  image_grid.write_png(picture, comparison(shown, filled))
   _write_events(result.record, album, folder)
   print(markdown.markdown(result.record))
-  print(f'\nmasked / mean colour / MAT / original: {picture}')
+  print(f'\n{" / ".join(["masked", *filled, MODEL, "original"])}: {picture}')
 
 
 def _write_events(found: Record, album: Album, folder: str) -> None:
@@ -67,8 +71,10 @@ def scalars(found: Record) -> dict[str, float]:
   """The numbers for TensorBoard, by tag; what could not be measured is left out."""
   values: dict[str, float] = {}
   for mask_set, group in found.mask_sets.items():
-    for system, suffix in ((MODEL, ''), (MEAN_COLOUR, '_mean_colour')):
-      tag = f'eval_{mask_set}{suffix}'
+    for system in group.metrics:
+      if system == BASELINE:  # another checkpoint's
+        continue
+      tag = f'eval_{mask_set}' + ('' if system == MODEL else f'_{system.replace(" ", "_")}')
       values |= {f'{tag}/{name}': summary.mean
                  for name, summary in group.metrics[system].items() if summary.n}
       values |= {f'{tag}/{name}': distance.value

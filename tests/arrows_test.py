@@ -8,8 +8,10 @@ from tests.support.paths import ROOT
 # Room -> the rooms that it may import. `mat_jax` stands for `mat_jax.errors`.
 ALLOWED = {
     'main': {'eval', 'convert', 'input_pipeline', 'training', 'inference', 'runtime', 'mat_jax'},
-    'eval': {'eval.metrics', 'eval.results', 'input_pipeline', 'training', 'inference',
+    'eval': {'eval.classical', 'eval.metrics', 'eval.results', 'input_pipeline', 'training', 'inference',
              'checkpoints', 'nn', 'runtime', 'mat_jax'},
+    'eval.classical': {'eval.metrics', 'input_pipeline', 'training', 'inference', 'runtime',
+                       'mat_jax'},
     'eval.folders': {'eval.metrics', 'eval.results', 'input_pipeline', 'runtime', 'mat_jax'},
     'eval.report': {'eval.metrics', 'eval.results', 'runtime', 'mat_jax'},
     'eval.results': {'eval.metrics', 'checkpoints', 'runtime', 'mat_jax'},

@@ -24,7 +24,8 @@ from eval.results.tables import title
 Style = Literal['-', '--', ':']
 
 # Of Okabe and Ito, "Color Universal Design", 2008, which the colour-blind tell apart.
-_COLOURS = ('#0072b2', '#767676', '#d55e00', '#cc79a7')
+_COLOURS = ('#0072b2', '#767676', '#d55e00', '#cc79a7', '#56b4e9', '#f0e442', '#000000', '#8c564b',
+            '#bcbd22')
 _VALIDATION_COLOURS = ('#009e73', '#e69f00')
 _STYLES: tuple[Style, ...] = ('-', '--', ':')  # of sets of masks
 _COLUMNS = 3
@@ -65,7 +66,7 @@ def curves(ours: Evaluation, theirs: Evaluation | None) -> list[Curve]:
   validated = systems[:1]
   if theirs:
     validated.append((BASELINE, theirs, theirs.system))
-    systems.append(validated[-1])
+    systems.insert(2, validated[-1])  # before classical methods
   found = [Curve(f'{label}, {masks}', colour, style, _evaluated(evaluation, masks, system))
            for colour, (label, evaluation, system) in zip(_COLOURS, systems, strict=False)
            for style, masks in zip(_STYLES, evaluation.record.mask_sets, strict=False)]

@@ -50,7 +50,8 @@ class Row(NamedTuple):
     image: name of the image.
     image_index: its number.
     heading_parts: metadata for the heading: mask, hole ratio, and why it was chosen.
-    pictures: original, masked, perhaps of the baseline, and of what is evaluated.
+    pictures: original, masked, perhaps of classical methods, perhaps of the baseline, and of what
+      is evaluated.
   """
 
   image: str
@@ -98,7 +99,8 @@ def comparisons(content: Content, chosen: np.ndarray) -> list[Row]:
     UserError: a picture cannot be read.
   """
   _, first = np.unique(content.pairs.image_index[chosen], return_index=True)
-  return [_row(content, position) for position in chosen[np.sort(first)][:COMPARISONS]]
+  return [_row(content, position, with_methods=True)
+          for position in chosen[np.sort(first)][:COMPARISONS]]
 
 
 def ranking(content: Content) -> str:
@@ -153,7 +155,7 @@ def quantity(name: str, value: float, signed: bool = False) -> str:
   return f'{label} {number(value, METRICS[name].form, signed)} {unit}'.rstrip()
 
 
-def _row(content: Content, position: int, *reasons: str) -> Row:
+def _row(content: Content, position: int, *reasons: str, with_methods: bool = False) -> Row:
   table = content.pairs
   masks, index, mask = table.masks[position], table.image_index[position], table.mask[position]
   of_original, of_mask, of_result = _paths(content.ours.pictures, masks, index, mask)
@@ -161,6 +163,8 @@ def _row(content: Content, position: int, *reasons: str) -> Row:
   keep = _same_size(load_mask(of_mask).keep, original, of_mask)
   found = [Picture('original', original, []),
            Picture('masked', np.where(keep, original, _HOLE), [])]
+  if with_methods:
+    found += _of_methods(content, position, original)
   if content.theirs is not None:
     path = result_path(content.theirs.pictures, masks, content.their_image_index[position], mask)
     pixels = _same_size(load_image(path), original, path) if os.path.isfile(path) else None
@@ -169,6 +173,21 @@ def _row(content: Content, position: int, *reasons: str) -> Row:
   found.append(Picture(content.system, result, _scores(table.metrics[content.system], position)))
   heading_parts = [f'mask {mask}', f'hole {100 * table.hole_ratio[position]:.0f} %', *reasons]
   return Row(str(table.image[position]), int(index), heading_parts, found)
+
+
+def _of_methods(content: Content, position: int, original: np.ndarray) -> list[Picture]:
+  """The pictures of the classical methods."""
+  table, pictures = content.pairs, []
+  for name, metrics in table.metrics.items():
+    # Names become parts of paths, which a table from elsewhere must not choose.
+    if name in (content.system, BASELINE) or not name.isidentifier():
+      continue
+    path = result_path(content.ours.pictures, table.masks[position], table.image_index[position],
+                       table.mask[position], name)
+    if os.path.isfile(path):
+      pixels = _same_size(load_image(path), original, path)
+      pictures.append(Picture(name, pixels, _scores(metrics, position)))
+  return pictures
 
 
 def _scores(metrics: Mapping[str, np.ndarray], position: int) -> list[str]:

@@ -1,12 +1,12 @@
 """Pictures of an evaluation: files for the report, see `picture_paths`, and a grid to look at."""
 
+from collections.abc import Sequence
 import os
 
 import numpy as np
 from PIL import Image
 
 from eval.results.picture_paths import mask_path, original_path, result_path
-from eval.results.systems import MEAN_COLOUR
 from mat_jax.runtime import image_grid
 
 Arrays = dict[str, np.ndarray]
@@ -21,15 +21,18 @@ class Album:
     shown: the first pictures of different images, name -> uint8 [n, H, W, C].
   """
 
-  def __init__(self, folder: str | None, num_files: int, num_shown: int):
+  def __init__(self, folder: str | None, num_files: int, num_shown: int,
+               methods: Sequence[str] = ()):
     """Prepares to write files.
 
     Args:
       folder: exists; None to write none.
       num_files: how many pairs of each set of masks become files.
       num_shown: how many images are kept in memory, each with its first mask of the first set.
+      methods: classical methods, whose pictures become files too.
     """
     self._folder, self._num_files, self._num_shown = folder, num_files, num_shown
+    self._methods = methods
     self._parts: list[Arrays] = []
     self._written: dict[str, int] = {}
 
@@ -59,6 +62,8 @@ class Album:
       _save(original, pair['original'])
     _save(mask_path(self._folder, mask_set, index, mask), pair['mask'][..., 0])
     _save(result_path(self._folder, mask_set, index, mask), pair['result'])
+    for name in self._methods:
+      _save(result_path(self._folder, mask_set, index, mask, name), pair[name])
 
 
 def _save(path: str, picture: np.ndarray) -> None:
@@ -71,7 +76,8 @@ def masked(shown: Arrays) -> np.ndarray:
   return np.where(shown['mask'] > 0, shown['original'], np.uint8(128))
 
 
-def comparison(shown: Arrays) -> np.ndarray:
-  """Rows of masked, mean colour, result and original; uint8 [H, W, 3]."""
-  grid = image_grid.grid([masked(shown), shown[MEAN_COLOUR], shown['result'], shown['original']])
+def comparison(shown: Arrays, filled: Sequence[str]) -> np.ndarray:
+  """Rows of masked, those named in `filled`, result and original; uint8 [H, W, 3]."""
+  grid = image_grid.grid([masked(shown), *(shown[name] for name in filled), shown['result'],
+                          shown['original']])
   return image_grid.enlarge(grid, _SHOWN_SIDE // shown['original'].shape[1])

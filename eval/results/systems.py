@@ -2,3 +2,4 @@
 
 MODEL = 'MAT'
 MEAN_COLOUR = 'mean colour'
+BASELINE = 'baseline'  # MAT in another evaluation; classical methods have names of their own

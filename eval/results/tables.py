@@ -61,16 +61,17 @@ class Table(NamedTuple):
 
 
 def pair_table(group: Group) -> Table:
-  """Means of the metrics of pairs, and paired differences between systems."""
-  means = [(metrics, False) for metrics in group.metrics.values()]
-  differences = [(metrics, True) for metrics in group.differences.values()]
-  rows = [(title(name), [mean_cell(metrics.get(name), METRICS[name], signed, group.images)
-                         for metrics, signed in means + differences])
-          for name in _names(group)]
-  columns = ['Metric', *group.metrics, *map(_minus, group.differences)]
+  """Means of the metrics of pairs, and paired differences between systems: a row for each."""
+  names, groups = _names(group), []
+  for heading, systems, signed in (('', group.metrics, False),
+                                   ('Differences', group.differences, True)):
+    rows = [(_minus(system), [mean_cell(metrics.get(name), METRICS[name], signed, group.images)
+                              for name in names]) for system, metrics in systems.items()]
+    if rows:
+      groups.append(Rows(heading, rows))
   return Table(f'Means over n = {group.images:,} images [95 % interval]; where n is another, it '
                'stands beside. Differences are of the same images and masks.',
-               [Cell(column) for column in columns], [Rows('', rows)])
+               [Cell('System'), *(Cell(title(name)) for name in names)], groups)
 
 
 def bin_table(bins: Mapping[str, Group]) -> Table:

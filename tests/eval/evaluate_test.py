@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from eval import completion, evaluate
+from eval.classical import methods
 from eval.evaluator import Evaluator
 from eval.metrics.measuring import Models
 from eval.results import pairs, record
@@ -80,7 +81,8 @@ def test_files(evaluated):
                              found.mask_sets['large'].metrics['MAT']['l1'].mean, rtol=1e-6)
   with open(os.path.join(folder, 'metrics.md'), encoding='utf-8') as file:
     text = file.read()
-  assert '| mean colour | MAT − mean colour |' in text and '## Small masks: 5 images, 10 pairs' in text
+  assert '\n| mean colour |' in text and '\n| MAT − mean colour |' in text
+  assert '## Small masks: 5 images, 10 pairs' in text
   assert Image.open(os.path.join(folder, 'comparison.png')).size == (
       2 * (4 * 65 - 1), 2 * (5 * 65 - 1))
   assert len(record.read_all(folder)) == 1
@@ -142,6 +144,52 @@ def test_several_completions_of_a_pair(trained, config, vary):
   np.testing.assert_allclose(three['psnr'], one['psnr'], rtol=1e-6)  # of the first completion
   assert (three['best_lpips_alex'] <= three['lpips_alex'] + 1e-6).all()
   assert (three['diversity_alex'] > 0).all()
+
+
+@pytest.fixture(scope='module')
+def beside_telea(trained, config, tmp_path_factory):
+  """A workdir with a fast evaluation beside a classical method."""
+  workdir = str(tmp_path_factory.mktemp('beside-telea'))
+  evaluate.evaluate(changed(config, checkpoint=trained[0], classical='telea', features='', lpips='',
+                            mask_preset='large'), workdir)
+  return workdir
+
+
+def test_a_classical_method_is_measured_beside_mat(beside_telea, evaluated):
+  folder = os.path.join(beside_telea, 'eval')
+  group = record.read_last(folder).mask_sets['large']
+  assert list(group.metrics) == ['MAT', 'mean colour', 'telea']
+  assert list(group.differences) == ['MAT - mean colour', 'MAT - telea']
+  rows, without = (pairs.read_csv(os.path.join(path, 'per_image.csv'))
+                   for path in (folder, os.path.join(evaluated, 'eval')))
+  ours, theirs = (rows.metrics[system]['psnr_hole'] for system in ('MAT', 'telea'))
+  np.testing.assert_allclose(group.differences['MAT - telea']['psnr_hole'].mean,
+                             (ours - theirs).mean(), rtol=1e-5)
+  np.testing.assert_array_equal(ours, without.metrics['MAT']['psnr_hole'][:10])
+  assert runs.event_steps(folder, 'eval_large_telea/psnr') == [4]
+
+
+def test_pictures_of_a_classical_method_are_what_was_measured(beside_telea):
+  folder = os.path.join(beside_telea, 'eval')
+  rows = pairs.read_csv(os.path.join(folder, 'per_image.csv'))
+  pictures = os.path.join(folder, 'pictures')
+  for i, name in enumerate(f'{index:05}' for index in rows.image_index[:4]):
+    original, mask, filled = (np.asarray(Image.open(os.path.join(pictures, path))) for path in (
+        f'originals/{name}.png', f'large/masks/{name}_{rows.mask[i]}.png',
+        f'large/telea/{name}_{rows.mask[i]}.png'))
+    np.testing.assert_array_equal(
+        methods.load('telea', 'x')['telea'](original, mask == 0), filled)
+    np.testing.assert_allclose(np.abs(original.astype(float) - filled).mean() / 255,
+                               rows.metrics['telea']['l1'][i], rtol=1e-5)
+  assert Image.open(os.path.join(folder, 'comparison.png')).size == (
+      2 * (5 * 65 - 1), 2 * (5 * 65 - 1))
+
+
+def test_a_baseline_needs_no_classical_methods(beside_telea, trained, config, tmp_path):
+  evaluate.evaluate(changed(config, checkpoint=trained[0], baseline=beside_telea, features='',
+                            lpips='', mask_preset='large'), str(tmp_path))
+  found = record.read_last(str(tmp_path / 'eval'))
+  assert list(found.mask_sets['large'].metrics) == ['MAT', 'mean colour', 'baseline']
 
 
 @pytest.mark.parametrize('field,value,message', [
@@ -324,6 +372,7 @@ def test_validation_gives_named_means(trained):
     ({'baseline': 'nowhere'}, 'no evaluation in nowhere/eval'),
     ({'checkpoint': 'nowhere'}, 'no checkpoint in'),
     ({'masks_per_image': 0}, 'masks_per_image is 0'),
+    ({'classical': 'telea+magic'}, "eval.classical names 'magic'.*choose of telea, navier_stokes"),
 ])
 def test_mistakes_leave_nothing(trained, tmp_path, fields, message):
   workdir, config = trained
