@@ -25,8 +25,9 @@ $header
 # MAT, $resolution px
 
 A generator of MAT, the Mask-Aware Transformer for large-hole image inpainting
-([arXiv 2203.15270](https://arxiv.org/abs/2203.15270)), of [mat-jax](https://pypi.org/project/mat-jax/)
-$version. $description
+([arXiv 2203.15270](https://arxiv.org/abs/2203.15270)), saved by mat-jax $version.
+
+$description
 
 | | |
 |---|---|

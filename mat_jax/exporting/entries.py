@@ -1,7 +1,8 @@
 """The functions that an exported program holds, and the shapes of their arguments.
 
-Both take the weights as their first argument, not as constants: the weights then lie once in a
-file of their own, instead of once in every entry (docs/performance.md has the sizes).
+Both take the weights as their first argument, not as constants. At 256 px and full width an entry
+then has 2.5 MB, and the weights lie once, in a file of 240 MB that any program can read; as constants
+every entry would hold them all, and XLA would compile and keep them with every batch size.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,21 +3,56 @@
 import json
 import os
 import shutil
+from typing import Any
 
+from flax import linen as nn
 import jax
 from jax import export
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from mat_jax.checkpoints.reader import EmaCheckpoint
 from mat_jax.errors import UserError
-from mat_jax.exporting import custom_calls, loading, manifest
+from mat_jax.exporting import custom_calls, loading, manifest, program
+from mat_jax.nn import model_config
+from mat_jax.ops.implementation import PORTABLE, Implementation
+
+
+class StandIn(nn.Module):
+  """Has the interface of the generator, and one parameter: exporting and reading take no time."""
+
+  resolution: int = 64
+  width: float = 1.0
+  mapping_layers: int = 1
+  dtype: Any = jnp.float32
+  implementation: Implementation = PORTABLE
+
+  @nn.compact
+  def __call__(self, image, mask, z, truncation_psi=1.0, noise_mode='const', keep_masks=None):
+    color = self.param('color', nn.initializers.ones, (3,)) * truncation_psi
+    result = image * mask + (1 - mask) * jnp.tanh(z[:, None, None, :3]) * color
+    return result + 0 * keep_masks['first'].mean(), result
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The folder of a program; not to be changed."""
+  checkpoint = EmaCheckpoint(
+      7, ml_collections.ConfigDict(), 28, {'params': {'color': np.ones(3, np.float32)}}, '')
+  folder = str(tmp_path_factory.mktemp('loading') / 'program')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model_config, 'generator_from_config', lambda *args: StandIn())
+    program.export_checkpoint(checkpoint, folder)
+  return folder
 
 
 @pytest.fixture
-def folder(exported, tmp_path):
+def folder(whole, tmp_path):
   """A copy to damage."""
-  return shutil.copytree(exported, tmp_path / 'program')
+  return shutil.copytree(whole, tmp_path / 'program')
 
 
 def _edit(folder, **changes):
@@ -37,8 +72,19 @@ def _refused(folder, message):
     loading.load_program(str(folder))
 
 
-def test_a_whole_folder_loads(folder):
-  assert loading.load_program(str(folder)).manifest.platforms == ['cpu', 'cuda', 'tpu']
+def test_a_whole_folder_runs_for_any_batch(folder):
+  loaded = loading.load_program(str(folder))
+  assert loaded.manifest.platforms == ['cpu', 'cuda', 'tpu'] and loaded.resolution == 64
+  for batch in (1, 3):
+    images = np.full((batch, 64, 64, 3), 9, np.uint8)
+    masks = np.full((batch, 64, 64, 1), 255, np.uint8)
+    masks[:, :20] = 0
+    masks[:, 20] = 254  # no more kept than 0
+    found = loaded.inpaint(images, masks, np.arange(batch, dtype=np.uint32))
+    assert found.shape == images.shape and found.dtype == np.uint8
+    assert (found[:, 21:] == 9).all() and (found[:, :21] != 9).any(axis=(1, 2, 3)).all()
+    if batch == 3:
+      assert (found[0] != found[1]).any(), 'every image has its own seed'
 
 
 def test_folders_that_are_none(tmp_path):
@@ -79,13 +125,13 @@ def test_files_are_checked(folder, name):
 
 
 def test_files_that_a_manifest_fits_are_read_with_care(folder):
-  whole = (folder / 'seeds.jax_export').read_bytes()
-  for data in (b'', b'no flatbuffer', whole[:1000]):
+  seeds = (folder / 'seeds.jax_export').read_bytes()
+  for data in (b'', b'no flatbuffer', seeds[:1000]):
     _replace(folder, 'seeds.jax_export', data)
     _refused(folder, r'seeds.jax_export cannot be read by jax .*or export again')
   _replace(folder, 'seeds.jax_export', (folder / 'latents.jax_export').read_bytes())
   _refused(folder, 'seeds.jax_export does not take the arguments')
-  _replace(folder, 'seeds.jax_export', whole)
+  _replace(folder, 'seeds.jax_export', seeds)
   _replace(folder, 'weights.safetensors', safetensors.numpy.save({'a': np.zeros(3)}))
   _refused(folder, 'does not take the arguments that the manifest names, or the weights')
   _replace(folder, 'weights.safetensors', b'no safetensors')
