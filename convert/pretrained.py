@@ -183,8 +183,8 @@ def _parse(values: Mapping[str, Any], path: str) -> _Config:
 def _number(values: Mapping[str, Any], name: str, path: str, least: float, most: float,
             kinds: tuple[type, ...]) -> Any:
   value: Any = values.get(name)
-  if isinstance(value, bool) or not isinstance(value, kinds) or not (
-      math.isfinite(value) and least <= value <= most):
+  is_number = isinstance(value, kinds) and not isinstance(value, bool)
+  if not is_number or not math.isfinite(value) or not least <= value <= most:
     raise UserError(f'{path} has {name} {value!r:.30}, which has to be a number from {least:g} to '
                     f'{most:g}; download it again')
   return value

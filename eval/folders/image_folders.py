@@ -95,7 +95,7 @@ def pair(real: str, results: Sequence[str], masks: str | None = None) -> Compari
   Args:
     real: folder of real images, searched recursively.
     results: folders of results of the same names; several results of an image are NAME_0,
-      NAME_1 and so on, in all folders.
+      NAME_1 and so on, or NAME_seed7 as `mat-jax inpaint` names them, the same in all folders if there are several.
     masks: folder of masks, white where pixels were kept. A mask is named as its result, or as
       the image; or it is the image's only NAME_0 and belongs to its only result; or it is
       the only mask of all.
@@ -113,12 +113,18 @@ def pair(real: str, results: Sequence[str], masks: str | None = None) -> Compari
   matched = {name for names in own.values() for name in names}
   _check_names(real, [name for name in first if name not in matched],
                results[0], [name for name, of_image in own.items() if not of_image])
-  for folder, files in zip(results[1:], others, strict=True):
-    _check_names(results[0], [name for name in files if name not in first],
-                 folder, [name for name in first if name not in files])
+  matches = [own, *(_match(real_files, files) for files in others)]
+  for folder, files, match in zip(results[1:], others, matches[1:], strict=True):
+    # The only results of an image belong together, NAME_seed7 and NAME.
+    if any(match[name] != of_image and (len(match[name]), len(of_image)) != (1, 1)
+           for name, of_image in own.items()):
+      _check_names(results[0], [name for name in files if name not in first],
+                   folder, [name for name in first if name not in files])
   chosen = _choose_masks(masks, own) if masks else {}
   examples = [
-      Example(image, number, real_files[name], tuple(files[result] for files in (first, *others)),
+      Example(image, number, real_files[name],
+              tuple(files[match[name][number]]
+                    for files, match in zip((first, *others), matches, strict=True)),
               chosen.get(result))
       for image, (name, of_image) in enumerate(own.items())
       for number, result in enumerate(of_image)]
@@ -215,8 +221,9 @@ def _match(wanted: Iterable[str], names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _split_number(name: str) -> tuple[str, int]:
-  """'a_12' -> 'a', 12; names without a number -> '', -1."""
+  """'a_12' or 'a_seed12' -> 'a', 12; names without a number -> '', -1."""
   stem, _, number = name.rpartition('_')
+  number = number.removeprefix('seed')
   return (stem, int(number)) if number.isdecimal() else ('', -1)
 
 

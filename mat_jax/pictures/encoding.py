@@ -97,7 +97,8 @@ class _PngOutput:
 def write_jpeg(file: BinaryIO, pixels: np.ndarray, metadata: Metadata, quality: int) -> None:
   """Encodes JPEG, without subsampling of colours; EXIF and XMP above 64 KiB are left out."""
   options: dict[str, Any] = {'icc_profile': metadata.icc, 'dpi': metadata.dpi}
-  for name, data, most in (('exif', metadata.exif, _MAX_JPEG_SEGMENT),
+  exif = picture_metadata.with_dpi(metadata) if metadata.exif else None
+  for name, data, most in (('exif', exif, _MAX_JPEG_SEGMENT),
                            ('xmp', metadata.xmp, _MAX_JPEG_SEGMENT - _XMP_OVERHEAD)):
     if len(data or b'') > most:
       logging.warning('JPEG cannot hold %s above 64 KiB, which is left out.', name.upper())
@@ -182,7 +183,8 @@ def _append_directories(file: BinaryIO, exif: Image.Exif, big: bool) -> None:
     offset = file.seek(0, 2)
     offset += offset % 2  # directories begin at even places
     file.seek(offset)
-    file.write(directory.tobytes(offset)[len(b'Exif\0\0') + (16 if big else 8):])
+    data = directory.tobytes(offset)[len(b'Exif\0\0') + (16 if big else 8):]
+    file.write(picture_metadata.with_types(data, 0, '<', big))
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
       place = tiff.pages.first.tags[tag - 1]

@@ -7,6 +7,7 @@ So are embedded thumbnails, which would go on showing what has been painted over
 from collections.abc import Mapping
 import dataclasses
 import re
+import struct
 from typing import Any
 
 from absl import logging
@@ -22,6 +23,16 @@ DESCRIPTIVE = (
     _Base.Rating, _Base.RatingPercent, _Base.XPTitle, _Base.XPComment, _Base.XPAuthor,
     _Base.XPKeywords, _Base.XPSubject,
 )
+# Types that Pillow does not take over when it writes tags anew (Exif 3.0, 4.6.6 and 4.6.7).
+_UNDEFINED, _SIGNED_RATIONAL = 7, 10
+_TYPES = {int(tag): _UNDEFINED for tag in (
+    _Base.ExifVersion, _Base.ComponentsConfiguration, _Base.MakerNote, _Base.UserComment,
+    _Base.FlashPixVersion, _Base.SpatialFrequencyResponse, _Base.FileSource, _Base.SceneType,
+    _Base.CFAPattern, _Base.OECF, _Base.DeviceSettingDescription, ExifTags.GPS.GPSProcessingMethod,
+    ExifTags.GPS.GPSAreaInformation)}
+_TYPES |= {int(tag): _SIGNED_RATIONAL for tag in (
+    _Base.ShutterSpeedValue, _Base.BrightnessValue, _Base.ExposureBiasValue)}
+_PREFIX = b'Exif\0\0'
 _INCH, _CENTIMETRE = 2, 3  # values of EXIF's ResolutionUnit
 _CM_PER_INCH = 2.54
 _MIN_DPI, _MAX_DPI = 0.1, 1e6  # what is beyond is a mistake, and not held by all formats
@@ -104,7 +115,7 @@ def with_dpi(metadata: Metadata) -> bytes | None:
   exif = _copy(load_exif(metadata.exif))
   exif[_Base.XResolution], exif[_Base.YResolution] = metadata.dpi
   exif[_Base.ResolutionUnit] = _INCH
-  return exif.tobytes()
+  return _encode(exif)
 
 
 def load_exif(data: bytes | None) -> Image.Exif:
@@ -122,6 +133,33 @@ def sub_directory(exif: Image.Exif, pointer: int) -> dict[int, Any]:
   return {tag: raw_text(value) for tag, value in tags.items()}
 
 
+def with_types(data: bytes, start: int, order: str, big: bool = False) -> bytes:
+  """Corrects the types of a written directory; those of a value that are exchanged are as long.
+
+  Args:
+    data: what holds the directory.
+    start: where it begins.
+    order: '<' or '>'.
+    big: whether it is one of BigTIFF.
+  """
+  corrected = bytearray(data)
+  count, first, step = ('Q', 8, 20) if big else ('H', 2, 12)
+  entries, = struct.unpack_from(order + count, data, start)
+  for at in range(start + first, start + first + entries * step, step):
+    tag, kind = struct.unpack_from(order + 'HH', data, at)
+    struct.pack_into(order + 'H', corrected, at + 2, _TYPES.get(tag, kind))
+  return bytes(corrected)
+
+
+def _encode(exif: Image.Exif) -> bytes:
+  data = exif.tobytes()
+  written = load_exif(data)
+  for pointer in (_Ifd.Exif, _Ifd.GPSInfo):
+    if pointer in written:
+      data = with_types(data, len(_PREFIX) + written[pointer], exif.endian or '>')
+  return data
+
+
 def raw_text(value: Any) -> Any:
   """Text beyond ASCII as the bytes that it was read from, which Pillow would replace by '?'."""
   if isinstance(value, str):
@@ -133,7 +171,7 @@ def raw_text(value: Any) -> Any:
 def _upright_exif(exif: Image.Exif, orientation: int, name: str) -> bytes | None:
   """EXIF without what describes storage; None if nothing is left, or if it is broken."""
   try:
-    data = _copy(exif, orientation).tobytes()
+    data = _encode(_copy(exif, orientation))
     return data if len(load_exif(data)) else None
   except Exception as error:  # broken values meet Pillow as errors of many types
     logging.warning('%s: its EXIF cannot be read (%s) and will not be kept.', name, error)

@@ -91,8 +91,9 @@ def test_arguments_that_do_not_fit(trained, scan, tmp_path):
 
 
 def test_mistakes_of_the_command_line_are_one_sentence(capsys):
-  for arguments, message in [([], 'command'), (['inpaint', 'a', 'b', '--colour'], '--colour'),
-                             (['inpaint', 'a', 'b', '--model=m', '--hole=red'], 'red')]:
+  for arguments, message in [
+      ([], 'command'), (['inpaint', 'a', 'b', '--model=m', '--colour'], '--colour'),
+      (['inpaint', 'a', 'b', '--model=m', '--hole=red'], 'red')]:
     with pytest.raises(SystemExit) as ended:
       main.parse(['mat-jax', *arguments])
     assert ended.value.code == EXIT_CODE

@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, TiffTags
 import pytest
 import tifffile
 
@@ -23,11 +23,10 @@ from tests.support.picture_files import (
 )
 
 
-@pytest.mark.parametrize('kind', [np.uint8, np.uint16])
-@pytest.mark.parametrize('suffix', ['.png', '.tif', '.webp', '.jpg'])
+@pytest.mark.parametrize(('suffix', 'kind'), [
+    ('.png', np.uint8), ('.png', np.uint16), ('.tif', np.uint8), ('.tif', np.uint16),
+    ('.webp', np.uint8), ('.jpg', np.uint8)])
 def test_metadata_is_kept(tmp_path, suffix, kind):
-  if kind == np.uint16 and suffix in ('.webp', '.jpg'):
-    pytest.skip('8 bits only')
   path = str(tmp_path / f'a{suffix}')
   # Pillow has a place for all of it in PNG files.
   info = PngImagePlugin.PngInfo()
@@ -101,6 +100,31 @@ def test_thumbnails_are_left_out(tmp_path):
   picture = pictures.read_picture(tmp_path / 'a.jpg')
   assert b'thumbnail' not in picture.metadata.exif
   check_exif(picture.metadata.exif)
+
+
+@pytest.mark.parametrize('big', [False, True])
+def test_types_of_tags(tmp_path, monkeypatch, big):
+  Image.fromarray(smooth()).save(tmp_path / 'a.jpg', exif=exif())
+  picture = pictures.read_picture(tmp_path / 'a.jpg')
+  if big:
+    monkeypatch.setattr(encoding, '_BIGTIFF_BYTES', 0)
+  pictures.write_picture(tmp_path / 'a.tif', picture)
+  pictures.write_picture(tmp_path / 'a.webp', picture)
+  with Image.open(tmp_path / 'a.webp') as image:
+    # EXIF is a small TIFF file.
+    (tmp_path / 'webp.tif').write_bytes(image.info['exif'].removeprefix(b'Exif\0\0'))
+  for name in ('a.tif', 'webp.tif'):
+    with open(tmp_path / name, 'rb') as file:
+      head = file.read(16 if big and name == 'a.tif' else 8)
+      directory = TiffImagePlugin.ImageFileDirectory_v2(head)
+      file.seek(directory.next)
+      directory.load(file)
+      photo = TiffImagePlugin.ImageFileDirectory_v2(head)
+      file.seek(directory[ExifTags.IFD.Exif])
+      photo.load(file)
+    assert photo.tagtype[ExifTags.Base.ExposureBiasValue] == TiffTags.SIGNED_RATIONAL
+    assert photo.tagtype[ExifTags.Base.UserComment] == TiffTags.UNDEFINED
+    assert photo[ExifTags.Base.UserComment] == b'ASCII\0\0\0text'
 
 
 def test_broken_exif_is_left_out(tmp_path):

@@ -47,6 +47,7 @@ def exif(orientation=1):
   tags[ExifTags.Base.Orientation] = orientation
   tags.get_ifd(ExifTags.IFD.Exif).update({
       ExifTags.Base.DateTimeOriginal: '2020:01:02 03:04:05', ExifTags.Base.FNumber: 2.8,
+      ExifTags.Base.UserComment: b'ASCII\0\0\0text', ExifTags.Base.ExposureBiasValue: 0.5,
       ExifTags.Base.ExifImageWidth: 30, ExifTags.Base.ExifImageHeight: 40})
   tags.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = 'N'
   return tags.tobytes()
