@@ -183,8 +183,9 @@ def _parse(values: Mapping[str, Any], path: str) -> _Config:
 def _number(values: Mapping[str, Any], name: str, path: str, least: float, most: float,
             kinds: tuple[type, ...]) -> Any:
   value: Any = values.get(name)
-  if isinstance(value, bool) or not isinstance(value, kinds) or not (
-      math.isfinite(value) and least <= value <= most):
+  # `isfinite` first: JSON as Python reads it has NaN.
+  is_number = type(value) in kinds and math.isfinite(value)
+  if not is_number or not least <= value <= most:
     raise UserError(f'{path} has {name} {value!r:.30}, which has to be a number from {least:g} to '
                     f'{most:g}; download it again')
   return value
