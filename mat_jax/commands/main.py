@@ -8,12 +8,12 @@ from typing import Any
 from absl import app, logging
 from absl.flags import argparse_flags
 
-from mat_jax.commands import inpaint
+from mat_jax.commands import export, inpaint
 from mat_jax.errors import EXIT_CODE, exit_on_user_error
 from mat_jax.runtime import command_line
 
 Command = Callable[[argparse.Namespace], None]
-_COMMANDS: dict[str, Any] = {'inpaint': inpaint}
+_COMMANDS: dict[str, Any] = {'inpaint': inpaint, 'export': export}
 
 
 class _Parser(argparse_flags.ArgumentParser):
