@@ -21,7 +21,7 @@ RUN := .venv/bin/python
 demo: install
 	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO)
 	$(RUN) -m input_pipeline.export --data_dir=samples --split=validation+test --resolution=64 --output=$(DEMO)/examples
-	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO) --mode=inpaint --config.inpaint.images=$(DEMO)/examples/images --config.inpaint.masks=$(DEMO)/examples/masks
+	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO) --mode=inpaint --config.inpaint.images=$(DEMO)/examples/images --config.inpaint.masks=$(DEMO)/examples/masks --config.inpaint.overwrite
 	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO) --mode=eval
 
 test: install

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add('masks', nargs='?', help='likewise, matched by name; one file serves all pictures. '
       'Not with --hole=alpha')
   add('-o', '--output', default='inpainted', help='a folder, or a file for a single completion')
-  add('--model', required=True, help='a workdir, a converted model, or a step directory')
+  add('--model', required=True, help='a workdir, a converted, packed or saved model, or a step directory')
   add('--hole', default='auto', choices=mask_meaning.HOLES,
       help="what is hole in the masks; alpha: the pictures' own transparency")
   add('--samples', dest='num_samples', type=int, default=1, help='completions of every picture')
@@ -69,7 +69,7 @@ def run(values: argparse.Namespace) -> None:
   tasks = image_files.tasks_of(
       match_files(values.images, values.masks), values.output, options, files)
   compilation_cache.enable(None, jax.process_index())
-  inpainter = Inpainter.from_checkpoint(values.model)
+  inpainter = load(values.model)
   worker = image_files.FileInpainter(
       inpainter, options, files, say, lpips() if len(options.all_seeds()) > 1 else
       variants.mean_difference)
@@ -79,6 +79,13 @@ def run(values: argparse.Namespace) -> None:
   error = image_files.describe_failures(failures, len(tasks))
   if error:
     raise error
+
+
+def load(model: str) -> Inpainter:
+  """A checkpoint, or a folder that `Inpainter.save_pretrained` wrote."""
+  if os.path.isfile(os.path.join(model, 'config.json')):
+    return Inpainter.from_pretrained(model)
+  return Inpainter.from_checkpoint(model)
 
 
 def say(sentence: str) -> None:

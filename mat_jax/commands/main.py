@@ -1,22 +1,19 @@
 """The command `mat-jax` and its subcommands."""
 
 import argparse
-from collections.abc import Callable
 import sys
 from typing import Any
 
-from absl import app, logging
-from absl.flags import argparse_flags
+from absl import logging
 
 from mat_jax.commands import export, inpaint
 from mat_jax.errors import EXIT_CODE, exit_on_user_error
 from mat_jax.runtime import command_line
 
-Command = Callable[[argparse.Namespace], None]
 _COMMANDS: dict[str, Any] = {'inpaint': inpaint, 'export': export}
 
 
-class _Parser(argparse_flags.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
   """A parser whose mistakes are one sentence and exit code 2, as everywhere here."""
 
   def error(self, message: str) -> Any:
@@ -26,14 +23,12 @@ class _Parser(argparse_flags.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
   """Parses the command line; `argv[0]` is the program."""
-  parser = _Parser(prog='mat-jax', description='Inpainting with MAT.', allow_abbrev=False,
-                   inherited_absl_flags=None)
+  parser = _Parser(prog='mat-jax', description='Inpainting with MAT.', allow_abbrev=False)
   commands = parser.add_subparsers(title='commands', dest='command', required=True,
                                    parser_class=_Parser)
   for name, module in _COMMANDS.items():
     own = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False,
-                              formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                              inherited_absl_flags=None)
+                              formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     module.add_arguments(own)
   return parser.parse_args(argv[1:])
 
@@ -47,7 +42,7 @@ def main() -> None:
   """The entry point of the console script."""
   command_line.set_up_logging(logging.WARNING)
   with command_line.ended_by_sigterm():
-    app.run(_run, flags_parser=parse)
+    _run(parse(sys.argv))
 
 
 if __name__ == '__main__':
