@@ -21,8 +21,9 @@ from mat_jax.errors import UserError
 from mat_jax.runtime import new_files
 
 SUFFIX = '.safetensors'
-# Names of the models in mat_jax/models; a folder of that name is given as './small'.
-SHIPPED = ('small',)
+# Of the models that are shipped: NAME.safetensors in it is given by NAME, and a folder of that name
+# as './NAME'.
+MODELS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'models')
 _META = 'mat-jax'
 _FIELDS = ('ema_params', 'ema_buffers', 'd_params')
 _SEPARATOR = '/'
@@ -46,9 +47,9 @@ class Packed:
 
 def find(path: str) -> str | None:
   """The packed file that a path, or the name of a shipped model, stands for; None if it is none."""
-  if path in SHIPPED:
-    models = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'models')
-    return os.path.join(models, path + SUFFIX)
+  shipped = os.path.join(MODELS, path + SUFFIX)
+  if os.path.basename(path) == path and os.path.isfile(shipped):
+    return shipped
   return path if path.endswith(SUFFIX) and os.path.isfile(path) else None
 
 

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import jax
@@ -52,14 +53,15 @@ def test_a_generator_alone_can_be_packed(trained, tmp_path):
   assert 'd_params' not in reader.restore_networks(path).networks
 
 
-@pytest.mark.parametrize('name', packed.SHIPPED)
-def test_names_stand_for_shipped_models_and_folders_are_given_as_paths(name, tmp_path, monkeypatch):
+def test_names_stand_for_shipped_models_and_folders_are_given_as_paths(
+    file, tmp_path, monkeypatch):
+  monkeypatch.setattr(packed, 'MODELS', os.path.dirname(file))
   monkeypatch.chdir(tmp_path)
-  (tmp_path / name).mkdir()
-  assert packed.find(name).endswith(f'mat_jax/models/{name}.safetensors')
-  assert packed.find(f'./{name}') is None
+  (tmp_path / 'model').mkdir()
+  assert packed.find('model') == file and packed.find('other') is None
+  assert packed.find('./model') is None
   with pytest.raises(UserError, match='there is no checkpoint'):
-    reader.restore_ema(f'./{name}')
+    reader.restore_ema('./model')
 
 
 def test_values_beyond_float16_are_refused(tmp_path):
