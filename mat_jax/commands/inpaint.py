@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add('masks', nargs='?', help='likewise, matched by name; one file serves all pictures. '
       'Not with --hole=alpha')
   add('-o', '--output', default='inpainted', help='a folder, or a file for a single completion')
-  add('--model', required=True, help='a workdir, a converted, packed or saved model, or a step directory')
+  add('--model', default='small', help='a workdir, a converted, packed or saved model, a step '
+      'directory, or the small model that is shipped')
   add('--hole', default='auto', choices=mask_meaning.HOLES,
       help="what is hole in the masks; alpha: the pictures' own transparency")
   add('--samples', dest='num_samples', type=int, default=1, help='completions of every picture')

@@ -64,6 +64,13 @@ def test_names_stand_for_shipped_models_and_folders_are_given_as_paths(
     reader.restore_ema('./model')
 
 
+def test_the_shipped_model_is_small_and_whole():
+  found = reader.restore_ema('small')
+  count = sum(leaf.size for leaf in jax.tree.leaves(found.variables['params']))
+  assert found.model.resolution == 64 and 1e6 < count < 6e6
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.variables))
+
+
 def test_values_beyond_float16_are_refused(tmp_path):
   path = str(tmp_path / 'model.safetensors')
   fields = {'ema_params': {'layer': {'kernel': np.full(3, 1e6)}}, 'ema_buffers': {}}

@@ -27,6 +27,10 @@ def _run(trained, *arguments):
   command.run(main.parse(['mat-jax', 'inpaint', *arguments, '--model', trained[0]]))
 
 
+def test_without_a_model_the_shipped_one_is_taken(scan):
+  assert command.load(main.parse(['mat-jax', 'inpaint', *scan]).model).resolution == 64
+
+
 def test_one_completion_goes_into_the_file_that_is_named(trained, scan, tmp_path, capsys):
   image, mask = scan
   output = str(tmp_path / 'result.png')
