@@ -81,6 +81,8 @@ def test_it_takes_no_names_but_its_own(library):
   names = {name for name in os.listdir(library) if not name.endswith('.dist-info')}
   assert names == {'mat_jax', 'convert', 'bin'}
   assert os.listdir(os.path.join(library, 'bin')) == ['mat-jax']
+  assert sorted(os.listdir(os.path.join(library, 'mat_jax', 'models'))) == [
+      'README.md', 'small.safetensors']
 
 
 def test_it_fills_a_hole_without_tensorflow(library, trained):
