@@ -14,7 +14,8 @@
 - patchmatch: copies of the most similar patches (Barnes et al., "PatchMatch", SIGGRAPH 2009; Wexler
   et al., "Space-time completion of video", 2007).
 
-All of them give equal results for equal inputs.
+All of them but `shiftmap` give equal results for equal inputs: OpenCV's depends on the thread that it
+runs in and on what ran there before.
 """
 
 from collections.abc import Callable, Mapping
