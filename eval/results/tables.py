@@ -104,7 +104,7 @@ def distance_table(group: Group) -> Table | None:
           for (system, d), remark in zip(found.items(), remarks, strict=True)]))
   if not groups:
     return None
-  columns = ['System', 'Distance', 'Real against real', 'Real / results', 'Features', 'Remarks']
+  columns = ['System', 'Value', 'Real against real', 'Real / results', 'Features', 'Remarks']
   return Table('Distances between the set of real images and the set of results [95 % interval], '
                'how many of each, and the size of the features. A remark that all systems share '
                'stands in the first row.', [Cell(column) for column in columns], groups)
