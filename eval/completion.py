@@ -4,7 +4,7 @@ Beside MAT, the simplest baseline is measured: the hole filled with the mean col
 kept pixels; and the classical methods that are asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -156,7 +156,7 @@ def complete_split(
       observe(pictures)
     parts.append(out | {name: pictures[name] for name in ('image_index', 'mask_index')})
   table = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
-  return _completed(table, portraits, mask_set)
+  return _completed(table, portraits, mask_set, [MODEL, MEAN_COLOUR, *(methods or ())])
 
 
 def _with_systems(out: dict[str, Any], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -170,13 +170,16 @@ def _valid_rows(out: dict[str, Any]) -> dict[str, Any]:
   return out if valid.all() else jax.tree.map(lambda x: x[valid], out)
 
 
-def _completed(table: dict[str, Any], portraits: ImageDataset, mask_set: str) -> Completed:
+def _completed(table: dict[str, Any], portraits: ImageDataset, mask_set: str,
+               systems: Sequence[str]) -> Completed:
   index = table['image_index']
   pairs = Pairs(
       masks=np.full(len(index), mask_set), image_index=index,
       image=np.array(portraits.stems())[index], mask=table['mask_index'],
-      hole_ratio=table['hole_ratio'].astype(np.float64), metrics=table['metrics'])
-  return Completed(pairs, table['features'], len(portraits) - len(np.unique(index)))
+      hole_ratio=table['hole_ratio'].astype(np.float64),
+      metrics={system: table['metrics'][system] for system in systems})  # JAX sorts them
+  features = {system: table['features'][system] for system in systems}
+  return Completed(pairs, features, len(portraits) - len(np.unique(index)))
 
 
 def _seeds(batch: Arrays, options: ml_collections.ConfigDict) -> np.ndarray:

@@ -28,6 +28,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('masks', None, 'A mask file, or a folder with a mask of the same stem for '
                       'every image; white is kept.')
   flags.DEFINE_string('output', None, 'Folder for the results, OUTPUT/METHOD/NAME.png.')
-  flags.DEFINE_string('methods', 'telea+navier_stokes', 'telea, navier_stokes, biharmonic, shiftmap, '
-                      'fsr, patchmatch, or several joined by +.')
+  flags.DEFINE_string('methods', 'telea+navier_stokes', 'telea, navier_stokes, biharmonic, '
+                      'shiftmap, fsr, patchmatch, or several joined by +.')
   command_line.run(main, ['images', 'masks', 'output'])

@@ -8,13 +8,14 @@
   inpainting by biharmonic functions: numerical aspects", 2018).
 - shiftmap: copies shifted by the most frequent offsets of similar patches (He and Sun,
   "Statistics of patch offsets for image completion", ECCV 2012).
-- fsr: frequency selective reconstruction (Seiler et al., "Resampling images to a regular grid from a
-  non-regular subset of pixel positions using frequency selective reconstruction", IEEE TIP 2015),
-  the fast variant.
+- fsr: frequency selective reconstruction, the fast variant (Seiler et al., "Resampling images to a
+  regular grid from a non-regular subset of pixel positions using frequency selective
+  reconstruction", IEEE TIP 2015).
 - patchmatch: copies of the most similar patches (Barnes et al., "PatchMatch", SIGGRAPH 2009; Wexler
   et al., "Space-time completion of video", 2007).
 
-All of them give equal results for equal inputs.
+All of them but `shiftmap` give equal results for equal inputs: OpenCV's depends on the thread that
+it runs in and on what ran there before.
 """
 
 from collections.abc import Callable, Mapping

@@ -19,6 +19,7 @@ import numpy as np
 from eval.metrics.names import METRICS
 from eval.report.inputs import BASELINE, PROPOSED, Evaluation
 from eval.results.record import Record
+from eval.results.systems import MEAN_COLOUR
 from eval.results.tables import title
 
 Style = Literal['-', '--', ':']
@@ -45,12 +46,14 @@ class Curve(NamedTuple):
     colour: of the lines.
     style: of the lines.
     points: metric -> at least one, by the images trained on.
+    is_level: whether the system does not depend on the training.
   """
 
   label: str
   colour: str
   style: Style
   points: Mapping[str, Sequence[Point]]
+  is_level: bool = False
 
 
 def curves(ours: Evaluation, theirs: Evaluation | None) -> list[Curve]:
@@ -67,7 +70,8 @@ def curves(ours: Evaluation, theirs: Evaluation | None) -> list[Curve]:
   if theirs:
     validated.append((BASELINE, theirs, theirs.system))
     systems.insert(2, validated[-1])  # before classical methods
-  found = [Curve(f'{label}, {masks}', colour, style, _evaluated(evaluation, masks, system))
+  found = [Curve(f'{label}, {masks}', colour, style, _evaluated(evaluation, masks, system),
+                 system not in (evaluation.system, MEAN_COLOUR, BASELINE))
            for colour, (label, evaluation, system) in zip(_COLOURS, systems, strict=False)
            for style, masks in zip(_STYLES, evaluation.record.mask_sets, strict=False)]
   found += [Curve(f'{label}, validation images', colour, '-', _validated(evaluation))
@@ -144,6 +148,9 @@ def _draw_metric(axes: Axes, name: str, lines: Sequence[Curve]) -> None:
   trained = sorted({point[0] for curve in lines for point in curve.points[name]})
   for curve in lines:
     kimg, value, low, high = np.array(curve.points[name]).T
+    if curve.is_level:
+      axes.axhline(value[-1], color=curve.colour, linestyle=curve.style, linewidth=0.8)
+      continue
     axes.plot(kimg, value, curve.style, color=curve.colour, linewidth=1.4,
               marker='o' if len(kimg) <= _MAX_MARKERS else None, markersize=3)
     if len(kimg) > 1:
@@ -153,7 +160,8 @@ def _draw_metric(axes: Axes, name: str, lines: Sequence[Curve]) -> None:
     if len(trained) > 1:  # a level to compare the other curves with
       axes.axhline(value[0], color=curve.colour, linestyle=curve.style, linewidth=0.8, alpha=0.6)
   axes.xaxis.set_major_locator(MaxNLocator(6) if len(trained) > 1 else FixedLocator(trained))
-  drawn = [value for curve in lines for point in curve.points[name] for value in point[1:]]
+  drawn = [value for curve in lines for point in curve.points[name]
+           for value in (point[1:2] if curve.is_level else point[1:])]
   if 0 < _LOG_RATIO * np.nanmin(drawn) < np.nanmax(drawn):
     axes.set_yscale('log')
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -91,33 +91,29 @@ def bin_table(bins: Mapping[str, Group]) -> Table:
 
 
 def distance_table(group: Group) -> Table | None:
-  """Metrics of sets of images; None if there are none."""
-  rows = []
+  """Metrics of sets of images, a row for every system; None if there are none."""
+  groups = []
   for name, metric in METRICS.items():
     found = {system: distances[name] for system, distances in group.distances.items()
              if name in distances}
     if found:
-      values = [_value_cell(found.get(system), metric) for system in group.distances]
-      rows.append((title(name), [
-          *values, Cell(_shared({system: _ceiling(d, metric) for system, d in found.items()})),
-          Cell(_shared({system: f'{d.n_real:,} / {d.n_fake:,}' for system, d in found.items()})),
-          Cell(_shared({system: f'{d.dimension:,}' for system, d in found.items()})),
-          Cell('', _shared({system: d.note for system, d in found.items()}))]))
-  if not rows:
+      remarks = _remarks([distance.note for distance in found.values()])
+      groups.append(Rows(title(name), [
+          (system, [_value_cell(d, metric), Cell(_ceiling(d, metric)),
+                    Cell(f'{d.n_real:,} / {d.n_fake:,}'), Cell(f'{d.dimension:,}'), remark])
+          for (system, d), remark in zip(found.items(), remarks, strict=True)]))
+  if not groups:
     return None
-  columns = ['Metric', *group.distances, 'Real against real', 'Real / results', 'Features',
-             'Remarks']
+  columns = ['System', 'Value', 'Real against real', 'Real / results', 'Features', 'Remarks']
   return Table('Distances between the set of real images and the set of results [95 % interval], '
-               'how many of each, and the size of the features.',
-               [Cell(column) for column in columns], [Rows('', rows)])
+               'how many of each, and the size of the features. A remark that all systems share '
+               'stands in the first row.', [Cell(column) for column in columns], groups)
 
 
-def _shared(texts: Mapping[str, str]) -> str:
-  """The value that all systems have in common, or that of each one."""
-  if len(set(texts.values())) == 1:
-    return next(iter(texts.values()))
-  found = [f'{system}: {text}' for system, text in texts.items() if text]
-  return (' ' if all(text.endswith('.') for text in found) else '; ').join(found)
+def _remarks(notes: list[str]) -> list[Cell]:
+  """Cells of the notes, only the first if all are the same."""
+  shown = notes if len(set(notes)) > 1 else notes[:1] + [''] * (len(notes) - 1)
+  return [Cell('', note) for note in shown]
 
 
 def _minus(name: str) -> str:
@@ -154,9 +150,7 @@ def _verdict(difference: Summary, higher_is_better: bool) -> str:
   return BETTER if (difference.low > 0) == higher_is_better else WORSE
 
 
-def _value_cell(distance: Distance | None, metric: Metric) -> Cell:
-  if distance is None:
-    return Cell('–')
+def _value_cell(distance: Distance, metric: Metric) -> Cell:
   if distance.value is None or not math.isfinite(distance.value):
     return Cell('not measurable')
   details = []

@@ -147,19 +147,19 @@ def test_several_completions_of_a_pair(trained, config, vary):
 
 
 @pytest.fixture(scope='module')
-def beside_telea(trained, config, tmp_path_factory):
-  """A workdir with a fast evaluation beside a classical method."""
-  workdir = str(tmp_path_factory.mktemp('beside-telea'))
-  evaluate.evaluate(changed(config, checkpoint=trained[0], classical='telea', features='', lpips='',
-                            mask_preset='large'), workdir)
+def beside_classical(trained, config, tmp_path_factory):
+  """A workdir with a fast evaluation beside classical methods."""
+  workdir = str(tmp_path_factory.mktemp('beside-classical'))
+  evaluate.evaluate(changed(config, checkpoint=trained[0], classical='telea+biharmonic',
+                            features='', lpips='', mask_preset='large'), workdir)
   return workdir
 
 
-def test_a_classical_method_is_measured_beside_mat(beside_telea, evaluated):
-  folder = os.path.join(beside_telea, 'eval')
+def test_classical_methods_are_measured_beside_mat(beside_classical, evaluated):
+  folder = os.path.join(beside_classical, 'eval')
   group = record.read_last(folder).mask_sets['large']
-  assert list(group.metrics) == ['MAT', 'mean colour', 'telea']
-  assert list(group.differences) == ['MAT - mean colour', 'MAT - telea']
+  assert list(group.metrics) == ['MAT', 'mean colour', 'telea', 'biharmonic']
+  assert list(group.differences) == ['MAT - mean colour', 'MAT - telea', 'MAT - biharmonic']
   rows, without = (pairs.read_csv(os.path.join(path, 'per_image.csv'))
                    for path in (folder, os.path.join(evaluated, 'eval')))
   ours, theirs = (rows.metrics[system]['psnr_hole'] for system in ('MAT', 'telea'))
@@ -169,8 +169,8 @@ def test_a_classical_method_is_measured_beside_mat(beside_telea, evaluated):
   assert runs.event_steps(folder, 'eval_large_telea/psnr') == [4]
 
 
-def test_pictures_of_a_classical_method_are_what_was_measured(beside_telea):
-  folder = os.path.join(beside_telea, 'eval')
+def test_pictures_of_a_classical_method_are_what_was_measured(beside_classical):
+  folder = os.path.join(beside_classical, 'eval')
   rows = pairs.read_csv(os.path.join(folder, 'per_image.csv'))
   pictures = os.path.join(folder, 'pictures')
   for i, name in enumerate(f'{index:05}' for index in rows.image_index[:4]):
@@ -182,11 +182,11 @@ def test_pictures_of_a_classical_method_are_what_was_measured(beside_telea):
     np.testing.assert_allclose(np.abs(original.astype(float) - filled).mean() / 255,
                                rows.metrics['telea']['l1'][i], rtol=1e-5)
   assert Image.open(os.path.join(folder, 'comparison.png')).size == (
-      2 * (5 * 65 - 1), 2 * (5 * 65 - 1))
+      2 * (6 * 65 - 1), 2 * (5 * 65 - 1))
 
 
-def test_a_baseline_needs_no_classical_methods(beside_telea, trained, config, tmp_path):
-  evaluate.evaluate(changed(config, checkpoint=trained[0], baseline=beside_telea, features='',
+def test_a_baseline_needs_no_classical_methods(beside_classical, trained, config, tmp_path):
+  evaluate.evaluate(changed(config, checkpoint=trained[0], baseline=beside_classical, features='',
                             lpips='', mask_preset='large'), str(tmp_path))
   found = record.read_last(str(tmp_path / 'eval'))
   assert list(found.mask_sets['large'].metrics) == ['MAT', 'mean colour', 'baseline']

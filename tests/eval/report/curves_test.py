@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -40,6 +41,24 @@ def test_a_baseline_is_a_level_to_compare_with(evaluation):
   level = once.record.mask_sets['large'].metrics['MAT']['psnr'].mean
   assert any(line.get_ydata() == pytest.approx([level, level]) and
              line.get_xdata() == pytest.approx([0, 1]) for line in axes.lines)
+
+
+def test_a_classical_method_is_a_level(evaluation):
+  evaluation = copy.deepcopy(evaluation)
+  for one in evaluation.history:
+    for group in one.mask_sets.values():
+      group.metrics['telea'] = {name: summary._replace(mean=summary.mean + 1)
+                                for name, summary in group.metrics['MAT'].items()}
+  metrics = dict(evaluation.pairs.metrics) | {'telea': evaluation.pairs.metrics['MAT']}
+  theirs = evaluation._replace(history=evaluation.history[:1], validation=[])
+  lines = curves.curves(evaluation._replace(pairs=dataclasses.replace(
+      evaluation.pairs, metrics=metrics)), theirs)
+  assert _labels(lines)[4:8] == ['baseline, large', 'baseline, small', 'telea, large',
+                                 'telea, small']
+  level = evaluation.record.mask_sets['large'].metrics['MAT']['psnr'].mean + 1
+  drawn = curves.draw([lines[0], lines[6]]).axes[0].lines
+  assert [line.get_ydata() for line in drawn][1] == pytest.approx([level, level])
+  assert drawn[1].get_xdata() == pytest.approx([0, 1])
 
 
 def test_a_panel_for_every_metric_of_a_single_evaluation(evaluation):

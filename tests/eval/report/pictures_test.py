@@ -44,6 +44,25 @@ def test_best_and_worst_by_lpips(content):
   assert best.rows[0].heading_parts[-1] == f'LPIPS alex {large[0]:.4f}'
 
 
+def test_comparisons_show_classical_methods_whose_pictures_were_kept(tmp_path):
+  workdir = report_workdir.make(tmp_path / 'ours')
+  found = inputs.load(workdir)
+  metrics = found.pairs.metrics
+  metrics |= {name: metrics['mean colour'] for name in ('telea', 'biharmonic', '../results')}
+  filled = np.full((report_workdir.SIDE, report_workdir.SIDE, 3), 7, np.uint8)
+  path = picture_paths.result_path(found.pictures, 'large', 0, 0, 'telea')
+  os.makedirs(os.path.dirname(path))
+  write_png(path, filled)
+  content = inputs.gather(found, None)
+  first, second, *_ = pictures.comparisons(content, _chosen(content))
+  assert [one.title for one in first.pictures] == ['original', 'masked', 'telea', 'MAT']
+  np.testing.assert_array_equal(first.pictures[2].pixels, filled)
+  assert len(first.pictures[2].scores) == 3
+  assert [one.title for one in second.pictures] == ['original', 'masked', 'MAT']
+  assert [one.title for one in pictures.cases(content, _chosen(content))[0].rows[0].pictures] == [
+      'original', 'masked', 'MAT']
+
+
 def test_gains_and_losses_against_the_baseline(compared):
   _, _, gains, losses = pictures.cases(compared, _chosen(compared))
   for section, order in ((gains, 1), (losses, -1)):

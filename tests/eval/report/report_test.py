@@ -139,15 +139,16 @@ def test_differences_from_the_baseline_have_a_verdict(compared):
 
 
 def test_distances_are_never_a_bare_zero(alone):
-  page = _Page(alone)
-  first = [row for row in page.rows('') if row.startswith(('KID', 'FID', 'P-IDS'))]
+  rows = _Page(alone).texts('tr')
+  first = [row for row in rows if row.startswith(('KID', 'FID', 'P-IDS'))]
   assert [row.split()[0] for row in first[:2]] == ['KID', 'FID']
-  assert '2.1e-06 [1.0e-06, 3.0e-06]' in page.rows('KID ↓')[0]
-  assert 'not measurable' in page.rows('P-IDS ↑')[0]
-  assert 'Needs 2,100 pairs.' in page.rows('P-IDS ↑')[0]
-  assert 'Biased.' in page.rows('FID ↓')[0] and '10 / 20 2,048' in page.rows('FID ↓')[0]
-  assert '0.1250 [0.1000, 0.1500] 0.1300 at n = 15' in page.rows('P-IDS VGG16')[0]
-  assert '0.2345 at n = 15' in page.rows('P-IDS VGG16')[0]
+  kid, fid, p_ids, p_ids_vgg16 = (
+      rows[rows.index(title) + 1] for title in ('KID ↓', 'FID ↓', 'P-IDS ↑', 'P-IDS VGG16 ↑'))
+  assert kid.startswith('MAT 2.1e-06 [1.0e-06, 3.0e-06]')
+  assert 'not measurable' in p_ids and 'Needs 2,100 pairs.' in p_ids
+  assert 'Biased.' in fid and '10 / 20 2,048' in fid
+  assert '0.1250 [0.1000, 0.1500] 0.1300 at n = 15' in p_ids_vgg16
+  assert '0.2345 at n = 15' in p_ids_vgg16
 
 
 def test_bands_of_the_baseline_are_of_matched_pairs(compared):
@@ -156,7 +157,8 @@ def test_bands_of_the_baseline_are_of_matched_pairs(compared):
   assert head == 'Metric 0-20 % 10 images, 20 pairs above 60 % 10 images, 20 pairs'
   groups = [''.join(texts) for _, attributes, texts in page.elements
             if attributes.get('scope') == 'rowgroup']
-  assert groups == [*2 * ['Differences'], 'proposed', 'baseline', 'mean colour',
+  distances = ['KID ↓', 'FID ↓', 'P-IDS ↑', 'P-IDS VGG16 ↑']
+  assert groups == [*2 * ['Differences', *distances], 'proposed', 'baseline', 'mean colour',
                     'proposed − baseline', 'proposed − mean colour']
 
 

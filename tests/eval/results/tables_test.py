@@ -63,12 +63,14 @@ def test_remarks_that_systems_share_stand_once():
   both = {'MAT': {'fid': Distance(3.0, None, None, 9, 20, 2048, note='Few.')},
           'other': {'fid': Distance(4.0, 3.5, 4.5, 10, 20, 2048, note='Few.')},
           'third': {}}
-  table = tables.distance_table(_group(distances=both))
-  (title, cells), = table.groups[0].rows
-  assert title == 'FID ↓'
-  assert cells == [
-      Cell('3.00'), Cell('4.00', '[3.50, 4.50]'), Cell('–'), Cell('–'),
-      Cell('MAT: 9 / 20; other: 10 / 20'), Cell('2,048'), Cell('', 'Few.')]
+  group, = tables.distance_table(_group(distances=both)).groups
+  assert group.title == 'FID ↓'
+  assert group.rows == [
+      ('MAT', [Cell('3.00'), Cell('–'), Cell('9 / 20'), Cell('2,048'), Cell('', 'Few.')]),
+      ('other', [Cell('4.00', '[3.50, 4.50]'), Cell('–'), Cell('10 / 20'), Cell('2,048'), Cell('')])]
+  both['other']['fid'] = both['other']['fid']._replace(note='Fewer.')
+  group, = tables.distance_table(_group(distances=both)).groups
+  assert [cells[-1].detail for _, cells in group.rows] == ['Few.', 'Fewer.']
 
 
 def test_no_distances_no_table():
