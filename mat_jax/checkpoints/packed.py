@@ -64,7 +64,8 @@ def write(path: str, packed: Packed) -> None:
     for name, array in tree_lib.to_flat_dict(packed.fields.get(field, {})).items():
       full = _SEPARATOR.join((field, *map(str, name)))
       array = np.asarray(jax.device_get(array), np.float32)
-      arrays[full] = array.astype(np.float16)
+      with np.errstate(over='ignore'):  # said below, by name
+        arrays[full] = array.astype(np.float16)
       if not np.isfinite(arrays[full]).all():
         raise UserError(f'{full} has values beyond float16, so it cannot be packed')
   with new_files.new_file(path) as file:
