@@ -7,7 +7,8 @@ It makes the model that comes with the project, in two stages (progressive growi
   python main.py --config=configs/portraits_small.py --workdir=runs/small64 \
       --config.init_from=runs/small32 --config.grow
 
-docs/results.md says from which pictures, and what each setting was compared with.
+docs/results.md says from which pictures, and with which losses the shipped model was trained so
+far. The settings are a first choice; short runs that compare them are still to be made.
 """
 
 import ml_collections

@@ -8,7 +8,7 @@ checkpoint is: to `mat-jax inpaint --model`, `--config.eval.checkpoint`, `--conf
 
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from mat_jax.checkpoints import packed
 from mat_jax.checkpoints.reader import restore_ema, restore_networks
@@ -39,7 +39,6 @@ def pack(checkpoint: str, output: str, with_discriminator: bool = True) -> None:
     fields |= networks
   packed.write(output, packed.Packed(
       {'model': ema.model.to_dict(), 'step': ema.step, 'images_seen': ema.images_seen}, fields))
-  logging.info('Packed %s into %s.', ema.path, output)
 
 
 @exit_on_user_error
@@ -48,6 +47,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
   pack(values.checkpoint, values.output, values.discriminator)
+  print(f'Packed {values.checkpoint} into {values.output}.')
 
 
 if __name__ == '__main__':

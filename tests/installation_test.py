@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 # Imports the library where all but the packages that it requires are missing, and fills a hole.
 _PROGRAM = '''
 import importlib.metadata, json, sys, time
-library, checkpoint, allowed = sys.argv[1], sys.argv[2], set(json.loads(sys.argv[3]))
+library, checkpoint, allowed, output = *sys.argv[1:3], set(json.loads(sys.argv[3])), sys.argv[4]
 sys.path[:] = [library] + [path for path in sys.path if path and path != ROOT]
 owners = importlib.metadata.packages_distributions()
 
@@ -40,6 +40,13 @@ mask[20:50, 30:60] = False
 result = Inpainter.from_checkpoint(checkpoint).inpaint(image, mask)
 assert result.shape == (1, 70, 90, 3) and (result[0][mask] == 100).all()
 assert (result[0][~mask] != 100).any()
+# What jax.export needs and does not require.
+from jax import export
+assert export.export(jax.jit(lambda x: x + 1))(np.zeros(1)).serialize()
+import mat_jax.commands.main
+from mat_jax.pictures import pictures
+pictures.write_picture(output + '/a.png', pictures.Picture(image))
+assert (pictures.read_picture(output + '/a.png').pixels == image).all()
 print(json.dumps({'seconds': seconds, 'tensorflow': 'tensorflow' in sys.modules}))
 '''
 
@@ -85,12 +92,12 @@ def test_it_takes_no_names_but_its_own(library):
       'README.md', 'small.safetensors']
 
 
-def test_it_fills_a_hole_without_tensorflow(library, trained):
+def test_it_works_without_tensorflow(library, trained, tmp_path):
   required = _required(library)
   assert not required & {'tensorflow', 'tensorflow-cpu', 'tensorboard', 'matplotlib', 'clu'}
   done = subprocess.run(
       [sys.executable, '-c', f'ROOT = {str(ROOT)!r}\n{_PROGRAM}', library, trained[0],
-       json.dumps(sorted(required))],
+       json.dumps(sorted(required)), str(tmp_path)],
       cwd=library, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,
       check=False)
   assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mat_jax.inference.windows import Window
+from mat_jax.inference.planning.windows import Window
 from mat_jax.pictures.pictures import paste
 
 

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from mat_jax.inference import blending, completion, views
+from mat_jax.inference import completion, views
+from mat_jax.inference.blending.blend import blend, grow
 from mat_jax.inference.canvas import Canvas, inside
 from mat_jax.inference.options import InpaintOptions
+from mat_jax.inference.planning.windows import Plan, Window, window_seed
 from mat_jax.inference.variants import Variant, slerp
-from mat_jax.inference.windows import Plan, Window, window_seed
 from mat_jax.nn.generator import Generator
 from mat_jax.ops.implementation import for_platform
 from mat_jax.pictures.pictures import from_rgb, to_rgb
+
+T = TypeVar('T')
 
 # Windows of a batch on an accelerator; a CPU takes one after the other.
 _BATCH = 8
@@ -78,21 +81,21 @@ class Filler:
 
   def _complete(self, jobs: list[_Job], truncation_psi: float) -> np.ndarray:
     """What the network makes of each, float32 [n, R, R, 3]."""
-    side = self._generator.resolution
-    inputs = [_inputs(job, side) for job in jobs]
-    # Every batch has the same size, so that there is one program.
-    padded = (inputs + [inputs[-1]] * self._batch)[:self._batch]
-    image, mask = (np.stack(arrays) for arrays in zip(*padded, strict=True))
-    z, keep_masks = self._randomness(jobs)
+    inputs = self._padded([_inputs(job, self._generator.resolution) for job in jobs])
+    image, mask = (np.stack(arrays) for arrays in zip(*inputs, strict=True))
+    z, keep_masks = self._randomness(self._padded(jobs))
     result, _ = completion.complete_latents(
         self._generator, self._variables, image, mask, z, keep_masks, truncation_psi)
     return np.asarray(jax.device_get(result))[:len(jobs)]
 
-  def _randomness(self, jobs: list[_Job]) -> tuple[np.ndarray, dict[str, jax.Array]]:
-    padded = (jobs + [jobs[-1]] * self._batch)[:self._batch]
+  def _padded(self, items: list[T]) -> list[T]:
+    """Repeats the last: every batch has the same size, so that there is one program."""
+    return items + items[-1:] * (self._batch - len(items))
 
+  def _randomness(self, jobs: list[_Job]) -> tuple[np.ndarray, dict[str, jax.Array]]:
+    """Latents [n, 512] and keep masks, which depend on the seeds and the places alone."""
     def seeds(of: Callable[[Variant], int]) -> np.ndarray:
-      return np.array([window_seed(of(job.variant), job.window) for job in padded], np.uint32)
+      return np.array([window_seed(of(job.variant), job.window) for job in jobs], np.uint32)
 
     def sample(latent_seeds: np.ndarray) -> tuple[jax.Array, dict[str, jax.Array]]:
       side = self._generator.resolution
@@ -104,7 +107,7 @@ class Filler:
       return np.asarray(z), keep_masks
     other, _ = sample(seeds(
         lambda variant: variant.latent_seed if variant.towards is None else variant.towards))
-    shares = np.array([job.variant.share for job in padded])
+    shares = np.array([job.variant.share for job in jobs])
     return slerp(np.asarray(z), np.asarray(other), shares), keep_masks
 
 
@@ -126,7 +129,7 @@ def _job(canvas: Canvas, variant: Variant, window: Window, unfilled: np.ndarray,
 
 def _inputs(job: _Job, side: int) -> tuple[np.ndarray, np.ndarray]:
   """Image [R, R, 3] and mask [R, R, 1], without the ring."""
-  known = job.known & ~blending.grow(job.hole, job.ring)
+  known = job.known & ~grow(job.hole, job.ring)
   if not known.any():  # a ring would leave nothing to go by
     known = job.known
   return views.shrink_known(job.truth, known[..., None].astype(np.float32), side)
@@ -135,13 +138,13 @@ def _inputs(job: _Job, side: int) -> tuple[np.ndarray, np.ndarray]:
 def _write(job: _Job, output: np.ndarray, options: InpaintOptions) -> None:
   """Blends the network's output into the canvas."""
   window = job.window
-  fill = blending.blend(
+  fill = blend(
       views.enlarge(output, window.side), job.truth, job.known, job.hole, job.ring,
       options.grain and window.kind != 'coarse', window_seed(job.variant.latent_seed, window),
-      min(options.feather, job.ring))
+      options.feather)
   changed = job.hole
   if options.feather:
-    changed = blending.grow(job.hole, min(options.feather, job.ring)) & (job.known | job.hole)
+    changed = grow(job.hole, options.feather) & (job.known | job.hole)
   rows, columns = _bounds(changed)
   job.canvas.write(window.top + rows.start, window.left + columns.start,
                    from_rgb(fill[rows, columns], job.canvas.pixels), changed[rows, columns])

@@ -85,7 +85,7 @@ def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: Inpa
     suffix = _SUFFIXES.get(pictures.picture_format(image), '.png')
     names = ([output] if is_file else
              [os.path.join(output, f'{stem(image)}_seed{seed}{suffix}') for seed in seeds])
-    _check_results(image, names, files.overwrite)
+    _check_results(image, names, is_file, files.overwrite)
     tasks.append(Task(image, mask, tuple(names)))
   return tasks
 
@@ -98,12 +98,12 @@ def _check_sizes(image: str, mask: str | None) -> None:
                     f'{width} x {height}; give a mask of the size of the image')
 
 
-def _check_results(image: str, results: Sequence[str], overwrite: bool) -> None:
+def _check_results(image: str, results: Sequence[str], is_file: bool, overwrite: bool) -> None:
   folder = os.path.dirname(os.path.abspath(image))
   for result in results:
     if os.path.realpath(result) == os.path.realpath(image):
       raise UserError(f'{result} is the picture itself; choose another output')
-    if len(results) > 1 and os.path.realpath(os.path.dirname(result)) == os.path.realpath(folder):
+    if not is_file and os.path.realpath(os.path.dirname(result)) == os.path.realpath(folder):
       raise UserError(f'the results of {image} would be among the pictures in {folder}; choose '
                       'another folder')
     for path in (result, sidecar.path_of(result)):

@@ -1,6 +1,6 @@
 """Inpainting of pictures of any size with a trained generator.
 
-Holes are filled window by window (`mat_jax.inference.planning`), each seeing what is filled
+Holes are filled window by window (`mat_jax.inference.planning.plan`), each seeing what is filled
 already; kept pixels stay what they were, in the picture's own type.
 """
 
@@ -19,9 +19,9 @@ from mat_jax.errors import UserError
 from mat_jax.inference.canvas import Canvas
 from mat_jax.inference.filling import Filler
 from mat_jax.inference.options import InpaintOptions
-from mat_jax.inference.planning import plan
+from mat_jax.inference.planning.plan import plan
+from mat_jax.inference.planning.windows import Plan
 from mat_jax.inference.variants import Variant, between, variants_of
-from mat_jax.inference.windows import Plan
 from mat_jax.nn import model_config
 from mat_jax.runtime.mask_values import read_mask
 

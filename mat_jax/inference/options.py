@@ -4,7 +4,7 @@ import dataclasses
 from typing import get_args
 
 from mat_jax.errors import UserError
-from mat_jax.inference.planning import Strategy
+from mat_jax.inference.planning.plan import Strategy
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
@@ -55,6 +55,9 @@ class InpaintOptions:
     for field, least in (('context', 1), ('max_enlarge', 1), ('ring', 0), ('feather', 0)):
       if getattr(self, field) < least:
         raise UserError(f'{field} is {getattr(self, field)}; give a number >= {least}')
+    if self.feather > self.ring:
+      raise UserError(f'feather is {self.feather}, wider than the ring of {self.ring} pixels that '
+                      'the network completes; choose a wider ring')
 
   def all_seeds(self) -> tuple[int, ...]:
     """The seed of every completion."""

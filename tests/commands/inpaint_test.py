@@ -87,7 +87,7 @@ def test_arguments_that_do_not_fit(trained, scan, tmp_path):
       ([image, mask, '--hole=alpha'], 'give a mask, or --hole=alpha'),
       ([image, mask, '-o', str(tmp_path / 'x.png'), '--samples=2'], 'give a folder'),
       ([image, mask, '-o', image], 'is the picture itself'),
-      ([image, mask, '-o', str(tmp_path), '--samples=2'], 'among the pictures'),
+      ([image, mask, '-o', str(tmp_path)], 'among the pictures'),
       ([image, mask, '--samples=0'], 'num_samples is 0')]:
     with pytest.raises(UserError, match=message):
       _run(trained, *arguments)

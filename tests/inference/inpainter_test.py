@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.inference import blending
+from mat_jax.inference.blending import blend
 from mat_jax.inference.inpainter import Inpainter
 from mat_jax.inference.options import InpaintOptions
 
@@ -112,7 +112,7 @@ def test_a_feather_changes_kept_pixels_beside_the_hole_alone(inpainter):
   image, mask = _picture(100, 100)
   options = InpaintOptions(ring=6, feather=3)
   changed = np.any(inpainter.inpaint(image, mask, options=options)[0] != image, axis=-1)
-  reach = blending.grow(~mask, 3)
+  reach = blend.grow(~mask, 3)
   assert np.any(changed & mask) and not np.any(changed & ~reach)
 
 

@@ -7,7 +7,7 @@ What the fill lacks of the fine noise around it is added, and nothing is ever re
 import numpy as np
 from scipy import fft, ndimage
 
-from mat_jax.inference.membrane import membrane
+from mat_jax.inference.blending.membrane import membrane
 
 # Grain is what remains of a picture without its average over a Gaussian of this many pixels.
 _SIGMA = 3.0

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from mat_jax.inference.grouping import group_boxes
-from mat_jax.inference.holes import Box, Region
+from mat_jax.inference.planning.grouping import group_boxes
+from mat_jax.inference.planning.holes import Box, Region
 
 _THIN = 4  # a hole is thin up to a depth of the network's side / _THIN
 _DEPTH_CELLS = 8  # in which that depth is measured

@@ -2,8 +2,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 import pytest
 
-from mat_jax.inference import tiling
-from mat_jax.inference.holes import Box, Region
+from mat_jax.inference.planning import tiling
+from mat_jax.inference.planning.holes import Box, Region
 
 
 def _line(points, width, shape=(300, 400)):

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from mat_jax.errors import UserError
-from mat_jax.inference.planning import plan
+from mat_jax.inference.planning.plan import plan
 
 R = 64
 SIZES = [(1, 1), (1, 4000), (4000, 1), (R - 1, R - 1), (R + 1, R + 1), (40, R + 1), (150, 90),

@@ -8,8 +8,8 @@ the truth, tells how far it is off, and that is spread into the hole. Kept pixel
 import numpy as np
 from scipy import ndimage
 
-from mat_jax.inference.grain import match_grain
-from mat_jax.inference.membrane import membrane
+from mat_jax.inference.blending.grain import match_grain
+from mat_jax.inference.blending.membrane import membrane
 
 # Width of the kept surroundings whose grain is measured, in pixels.
 _GRAIN_RING = 24

@@ -1,5 +1,5 @@
-from mat_jax.inference.holes import Box
-from mat_jax.inference.waves import number_waves
+from mat_jax.inference.planning.holes import Box
+from mat_jax.inference.planning.waves import number_waves
 
 
 def _square(top, left, side):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mat_jax.inference.grouping import group_boxes, share_boxes
-from mat_jax.inference.holes import Box
+from mat_jax.inference.planning.grouping import group_boxes, share_boxes
+from mat_jax.inference.planning.holes import Box
 
 
 def _boxes(seed, count, size):

@@ -3,8 +3,8 @@ from PIL import Image
 import pytest
 from scipy import ndimage
 
-from mat_jax.inference import holes as holes_module
-from mat_jax.inference.holes import Box, Region, find_holes
+from mat_jax.inference.planning import holes as holes_module
+from mat_jax.inference.planning.holes import Box, Region, find_holes
 
 
 def _check(hole):

@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 
 from mat_jax.errors import UserError
-from mat_jax.inference import tiling
-from mat_jax.inference.grouping import group_boxes, share_boxes
-from mat_jax.inference.holes import Box, Holes, Region, find_holes
-from mat_jax.inference.waves import number_waves
-from mat_jax.inference.windows import Enlargement, Kind, Plan, Window
+from mat_jax.inference.planning import tiling
+from mat_jax.inference.planning.grouping import group_boxes, share_boxes
+from mat_jax.inference.planning.holes import Box, Holes, Region, find_holes
+from mat_jax.inference.planning.waves import number_waves
+from mat_jax.inference.planning.windows import Enlargement, Kind, Plan, Window
 
 Strategy = Literal['auto', 'crop', 'resize', 'tile']
 

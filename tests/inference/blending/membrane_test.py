@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mat_jax.inference.membrane import membrane
+from mat_jax.inference.blending.membrane import membrane
 
 
 def _square(size=96, margin=8):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import spatial
 
-from mat_jax.inference.holes import Box
+from mat_jax.inference.planning.holes import Box
 
 
 def group_boxes(boxes: np.ndarray, order: np.ndarray, limit: int) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import itertools
 
-from mat_jax.inference.holes import Box
+from mat_jax.inference.planning.holes import Box
 
 
 def number_waves(views: Sequence[Box], fills: Sequence[Box], cell: int) -> list[int]:

@@ -1,7 +1,7 @@
 import numpy as np
 
-from mat_jax.inference.holes import Box, Region
-from mat_jax.inference.windows import Window, place_key, window_seed
+from mat_jax.inference.planning.holes import Box, Region
+from mat_jax.inference.planning.windows import Window, place_key, window_seed
 
 _REGION = Region(Box(3, 4, 5, 7), np.array([[1, 0, 1], [0, 1, 0]], bool))
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mat_jax.inference.holes import Box, Region
+from mat_jax.inference.planning.holes import Box, Region
 
 Kind = Literal['native', 'resized', 'coarse', 'tile']
 

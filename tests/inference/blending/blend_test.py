@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mat_jax.inference import blending
+from mat_jax.inference.blending import blend
 
 _SIZE = 160
 
@@ -24,7 +24,7 @@ def picture():
 def _blend(picture, ring=6, grain=True, seed=0, known=None, **options):
   truth, output, hole = picture
   known = ~hole if known is None else known
-  return blending.blend(output, truth, known, hole, ring, grain, seed, **options)
+  return blend.blend(output, truth, known, hole, ring, grain, seed, **options)
 
 
 @pytest.mark.parametrize('ring', [0, 1, 5])
@@ -34,7 +34,7 @@ def test_holes_grow_to_all_sides(ring):
   expected = np.zeros_like(hole)
   expected[10 - ring:11 + ring, 12 - ring:14 + ring] = True
   expected[:1 + ring, :1 + ring] = True
-  grown = blending.grow(hole, ring)
+  grown = blend.grow(hole, ring)
   assert grown.dtype == bool
   np.testing.assert_array_equal(grown, expected)
 
@@ -42,13 +42,13 @@ def test_holes_grow_to_all_sides(ring):
 def test_the_border_vanishes(picture):
   truth, output, hole = picture
   pasted = np.where(hole[..., None], output, truth)
-  across, inside = blending.border_gradient(pasted, hole)
+  across, inside = blend.border_gradient(pasted, hole)
   assert across / inside > 2
-  across, inside = blending.border_gradient(_blend(picture), hole)
+  across, inside = blend.border_gradient(_blend(picture), hole)
   assert across / inside == pytest.approx(1, abs=0.1)
-  true_inside = blending.border_gradient(truth, hole)[1]
+  true_inside = blend.border_gradient(truth, hole)[1]
   assert inside == pytest.approx(true_inside, rel=0.15), 'grain as in the truth'
-  assert blending.border_gradient(_blend(picture, grain=False), hole)[1] < 0.8 * true_inside
+  assert blend.border_gradient(_blend(picture, grain=False), hole)[1] < 0.8 * true_inside
 
 
 def test_kept_pixels_stay_and_the_hole_is_never_read(picture):
@@ -91,7 +91,7 @@ def test_a_picture_that_is_all_hole_is_the_output(picture):
 def test_a_feather_touches_only_its_kept_pixels(picture):
   truth, output, hole = picture
   result = _blend(picture, feather_width=4)
-  far = ~blending.grow(hole, 4)
+  far = ~blend.grow(hole, 4)
   np.testing.assert_array_equal(result[far], truth[far])
   assert np.abs(result - truth)[~hole & ~far].mean() > 0.5
   for width in (6, 7):
@@ -103,25 +103,25 @@ def test_a_feather_fades_with_the_distance():
   hole = np.zeros((11, 40), bool)
   hole[:, :10] = True
   fill, truth = np.full((11, 40, 3), 9.0), np.zeros((11, 40, 3))
-  row = blending.feather(fill, truth, hole, 8)[5, :, 0]
+  row = blend.feather(fill, truth, hole, 8)[5, :, 0]
   assert np.all(row[:10] == 9) and np.all(row[18:] == 0)
   steps = -np.diff(row[9:19])
   assert np.all(steps > 0) and steps.max() < 2
-  assert np.all(blending.feather(fill, truth, hole, 0)[~hole] == 0)
-  assert not blending.feather(fill, truth, np.zeros_like(hole), 8).any()
+  assert np.all(blend.feather(fill, truth, hole, 0)[~hole] == 0)
+  assert not blend.feather(fill, truth, np.zeros_like(hole), 8).any()
 
 
 def test_border_gradient_measures_both():
   hole = np.zeros((30, 30), bool)
   hole[:, 15:] = True
   _, x = np.indices(hole.shape)
-  across, inside = blending.border_gradient((2 * x + 10 * hole)[..., None], hole)
+  across, inside = blend.border_gradient((2 * x + 10 * hole)[..., None], hole)
   assert across == 12
   assert inside == pytest.approx(2 * (7 / 15), rel=0.05), 'most pairs one above the other are equal'
   noise = np.random.default_rng(0).normal(size=(300, 300, 3))
   hole = ndimage.zoom(hole, 10, order=0)
-  across, inside = blending.border_gradient(noise, hole)
+  across, inside = blend.border_gradient(noise, hole)
   assert across / inside == pytest.approx(1, abs=0.1)
   for without_border in (np.zeros_like(hole), np.ones_like(hole)):
     with pytest.raises(ValueError, match='no border'):
-      blending.border_gradient(noise, without_border)
+      blend.border_gradient(noise, without_border)

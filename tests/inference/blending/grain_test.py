@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mat_jax.inference.grain import match_grain
+from mat_jax.inference.blending.grain import match_grain
 
 _SIZE = 128
 

@@ -1,0 +1,1 @@
+"""Completions without a visible border (no JAX)."""
