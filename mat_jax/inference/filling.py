@@ -124,10 +124,13 @@ def _complete(generator: Generator, variables: dict[str, Any], image: jax.Array,
       generator, variables, image, mask, z, keep_masks, truncation_psi)[0]
 
 
-def _identity(generator: Generator) -> Any:
-  """The generator without the initializer of its weights, whose repr has an address in memory."""
+def _identity(generator: Generator) -> tuple[Any, ...]:
+  """What tells the programs of generators apart: all but the initializer of their weights."""
   implementation = generator.implementation or for_platform()
-  return generator.clone(implementation=dataclasses.replace(implementation, normal=None))
+  chosen = {field.name: getattr(implementation, field.name)
+            for field in dataclasses.fields(implementation) if field.name != 'normal'}
+  return (generator.resolution, generator.label_dim, generator.mapping_layers, generator.width,
+          generator.dtype, chosen)
 
 
 def _batches(jobs: Iterator[_Job], size: int) -> Iterator[list[_Job]]:
