@@ -42,6 +42,9 @@ def traced(function: Function, identity: Any, arguments: tuple[Tree, ...]) -> Fu
   Returns:
     The jitted function, for arguments of these shapes alone. Without a compilation cache, or
     for what `jax.export` cannot keep, it is `jax.jit(function)`.
+
+  Raises:
+    ValueError: the identity's repr has an address in memory, which the next process has not.
   """
   cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if not cache or '://' in cache:
@@ -90,6 +93,8 @@ def _key(identity: Any, arguments: tuple[Tree, ...]) -> str:
   shapes = jax.tree.map(lambda x: (jax.numpy.shape(x), str(jax.numpy.result_type(x))), arguments)
   versions = (jax.__version__, jaxlib.__version__, jax.default_backend(),
               jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
+  if ' at 0x' in repr(identity):
+    raise ValueError(f'{identity!r} is not the same in every process')
   text = '\n'.join((repr(versions), _source_digest(), repr(identity), repr(shapes)))
   return hashlib.sha256(text.encode()).hexdigest()
 

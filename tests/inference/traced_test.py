@@ -52,6 +52,11 @@ def test_other_programs_are_told_apart(cache, identity, x):
   assert other.count == 1 and len(os.listdir(cache)) == 2
 
 
+def test_an_identity_of_this_process_alone_is_a_mistake(cache):
+  with pytest.raises(ValueError, match='is not the same in every process'):
+    traced.traced(_Counted(), lambda: 0, (_X,))
+
+
 def test_an_edit_of_the_networks_is_another_program(cache, monkeypatch):
   traced.traced(_Counted(), 'sine', (_X,))
   monkeypatch.setattr(traced, '_source_digest', lambda: 'edited')
