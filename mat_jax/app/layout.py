@@ -8,6 +8,7 @@ import gradio as gr
 from mat_jax.inference.options import STRATEGIES, InpaintOptions
 
 MAX_SAMPLES = 8
+VIEWS = ('whole picture', 'around the hole')
 CSS = '''
 .gradio-container {max-width: 1120px !important; margin: 0 auto !important}
 .step h3 {margin: 0.4em 0 0.1em 0}
@@ -82,7 +83,7 @@ def _load_step() -> dict[str, Any]:
 def _mark_step() -> dict[str, Any]:
   _step('2 · Mark what to fill', 'Draw over it, with some pixels to spare. The icons at the left are '
         'brush, eraser and their size; those at the top move, enlarge and undo.')
-  parts = {'editor': gr.ImageEditor(
+  parts: dict[str, Any] = {'editor': gr.ImageEditor(
       label='Drawing', elem_id='editor', type='numpy', image_mode='RGBA', format='png', sources=(),
       transforms=(), layers=False, height=620, buttons=['fullscreen'],
       placeholder='Load a picture first',
@@ -91,7 +92,7 @@ def _mark_step() -> dict[str, Any]:
       eraser=gr.Eraser(default_size=24))}
   with gr.Accordion('Masks as files, and a wider hole', open=False):
     with gr.Row():
-      parts['mask'] = gr.File(label='Mask of the same size, added to the drawing', height=110,
+      parts['mask'] = gr.File(label='Mask of the same size, added to the drawing', height=130,
                               elem_id='mask')
       with gr.Column():
         parts['meaning'] = gr.Radio(_HOLES, value='auto', label='What is hole in the mask file')
@@ -111,10 +112,10 @@ def _fill_step() -> dict[str, Any]:
   _step('3 · Fill', 'Several variants differ in what they invent. The same seed gives the same '
         'result again.')
   with gr.Row():
-    parts = {
+    parts: dict[str, Any] = {
         'samples': gr.Slider(1, MAX_SAMPLES, value=3, step=1, label='Variants', elem_id='samples'),
         'psi': gr.Slider(0, 1, value=1, step=0.05, label='Variety',
-                         info='0: the average style, 1: everything the model knows (psi)'),
+                         info='psi; 0 is the average style'),
         'seed': gr.Number(0, precision=0, minimum=0, label='Seed', elem_id='seed',
                           info='of the first variant, the next has the next seed'),
         'keep_seed': gr.Checkbox(True, label='Keep the seed',
@@ -141,8 +142,8 @@ def _compare_step() -> dict[str, Any]:
            'gallery': gr.Gallery(label='Variants', columns=4, height='auto', allow_preview=False,
                                  object_fit='contain', fit_columns=False, interactive=False,
                                  buttons=[], elem_id='gallery'),
-           'view': gr.Radio(['whole picture', 'around the hole'], value='whole picture',
-                            show_label=False, container=False, elem_id='view'),
+           'view': gr.Radio(list(VIEWS), value=VIEWS[0], show_label=False, container=False,
+                            elem_id='view'),
            'compare': gr.ImageSlider(label='Before and after', interactive=False, max_height=620,
                                      buttons=['fullscreen'], elem_id='compare')}
   with gr.Row():

@@ -1,4 +1,4 @@
-"""What happens on the page: every handler hands files and numbers to `jobs`, and shows the result."""
+"""What happens on the page: each handler gives files and numbers to `jobs`, and shows the result."""
 
 from collections.abc import Callable
 import dataclasses
@@ -23,7 +23,7 @@ from mat_jax.inference.variants import Distance
 
 _MAX_SEED = 1_000_000
 _MAX_WAITING = 20
-_DETAIL = 'around the hole'
+_WHOLE = layout.VIEWS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +121,19 @@ class _Handlers:
     """A sentence as HTML, without the folders of visitors."""
     return html.escape(jobs.without_folders(sentence, self._root), quote=False)
 
-  @_shows_mistakes
   def load(self, session: Session | None, path: str | None) -> dict[Any, Any]:
+    """Takes an uploaded picture; one that cannot be read leaves the page without a picture."""
     session = session or Session(tempfile.mkdtemp(dir=self._root))
-    return self._loaded(session, path)
+    try:
+      return self._loaded(session, path)
+    except UserError as error:
+      told = self.text(str(error))
+      gr.Warning(told)
+      return {**self._loaded(session, None), self._parts.about: f'No picture: {told}.'}
 
   @_shows_mistakes
   def go_on(self, session: Session | None) -> dict[Any, Any]:
+    """Makes the chosen result the picture."""
     session = self._open(session)
     path = session.result.path
     return {**self._loaded(session, path), self._parts.picture: path}
@@ -137,7 +143,7 @@ class _Handlers:
     parts = self._parts
     original = jobs.load(path, session.folder, self._files.max_pixels) if path else None
     about = 'No picture yet.'
-    editor = None
+    editor: dict[str, Any] | None = None
     if original:
       name = self.text(os.path.basename(original.path))
       about = f'**{name}**: {original.about}.'
@@ -151,6 +157,7 @@ class _Handlers:
   @_shows_mistakes
   def check(self, session: Session | None, drawn: dict[str, Any] | None, mask: str | None,
             meaning: str, grow: int) -> dict[Any, Any]:
+    """Shows the hole, and makes a mask file of it."""
     original = self._original(session)
     hole = jobs.hole_of(original, _marks(drawn, mask, meaning, grow), self._files, self._say)
     return {self._parts.shown: gr.update(visible=True),
@@ -161,6 +168,7 @@ class _Handlers:
   def fill(self, session: Session | None, drawn: dict[str, Any] | None, mask: str | None,
            meaning: str, grow: int, samples: int, seed: int, keep_seed: bool, psi: float,
            *options: Any, progress=gr.Progress()) -> dict[Any, Any]:  # noqa: B008
+    """Completes the picture; `options` are those of `Layout.options`, in their order."""
     original = self._original(session)
     parts, done = self._parts, 0
     seed = int(seed or 0) if keep_seed else secrets.randbelow(_MAX_SEED)
@@ -177,29 +185,30 @@ class _Handlers:
                         _marks(drawn, mask, meaning, grow), chosen, self._files, on_window)
     session = dataclasses.replace(self._open(session), results=results, chosen=0)
     notices = ''.join(f'- {self.text(notice).rstrip(".")}.\n' for notice in results.notices)
-    view = 'whole picture'
-    return {**self._seen(session, view), parts.seed: seed, parts.outcome: gr.update(visible=True),
+    return {**self._seen(session, _WHOLE), parts.seed: seed, parts.outcome: gr.update(visible=True),
             parts.notices: notices, parts.gallery: _gallery(results),
-            parts.view: gr.update(value=view, visible=results.before.detail is not None),
+            parts.view: gr.update(value=_WHOLE, visible=results.before.detail is not None),
             parts.spread: gr.update(visible=results.disagreement is not None),
             parts.disagreement: results.disagreement}
 
   @_shows_mistakes
   def choose(self, session: Session | None, view: str, event: gr.SelectData) -> dict[Any, Any]:
+    """Takes a variant to compare and to save."""
     return self._seen(dataclasses.replace(self._open(session), chosen=event.index), view)
 
   @_shows_mistakes
   def look(self, session: Session | None, view: str) -> dict[Any, Any]:
+    """Shows another part of it."""
     session = self._open(session)
     return {self._parts.compare: self._seen(session, view)[self._parts.compare]}
 
   def _seen(self, session: Session, view: str) -> dict[Any, Any]:
     """One result, to compare and to save."""
-    result, before = session.result, session.results.before
-    pair = (before.whole, result.views.whole)
-    if view == _DETAIL and before.detail:
-      pair = (before.detail, result.views.detail)
-    return {self._parts.session: session, self._parts.compare: pair,
+    result = session.result
+    assert session.results is not None
+    both = session.results.before, result.views
+    pair = [views.whole if view == _WHOLE else views.detail or views.whole for views in both]
+    return {self._parts.session: session, self._parts.compare: tuple(pair),
             self._parts.save: result.path, self._parts.record: result.record}
 
   def _open(self, session: Session | None) -> Session:
@@ -225,6 +234,6 @@ def _gallery(results: Results) -> gr.Gallery:
   """The variants with their seeds."""
   views = []
   for number, result in enumerate(results.results):
-    closest = ' · closest to the others' if number == 0 and len(results.results) > 1 else ''
+    closest = ' · closest' if number == 0 and len(results.results) > 1 else ''
     views.append((result.views.detail or result.views.whole, f'seed {result.seed}{closest}'))
   return gr.Gallery(value=views, selected_index=0)

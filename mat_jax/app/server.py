@@ -12,6 +12,7 @@ from mat_jax.errors import UserError
 from mat_jax.inference.image_files import FileOptions
 from mat_jax.inference.inpainter import Inpainter
 from mat_jax.inference.variants import Distance
+from mat_jax.runtime import command_line
 
 HOST = '127.0.0.1'
 PORT = 7860
@@ -41,16 +42,17 @@ def check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def served(inpainter: Inpainter, distance: Distance, port: int = PORT,
+def served(inpainter: Inpainter, distance: Distance, folder: str, port: int = PORT,
            files: FileOptions | None = None) -> Iterator[str]:
   """Serves the page while its `with` block runs.
 
-  Nothing of the disk is served but what visitors loaded and what was made of it; these files are
-  in a folder that is removed at the end.
+  Nothing of the disk is served but what is in `folder`: the pictures that visitors loaded, and
+  what was made of them.
 
   Args:
     inpainter: the model.
     distance: between completions.
+    folder: for all files, without others in it; see `new_folder`.
     port: of the address 127.0.0.1.
     files: the limit of pixels.
 
@@ -62,19 +64,26 @@ def served(inpainter: Inpainter, distance: Distance, port: int = PORT,
   """
   check()
   check_port(port)
-  # The name has only letters, digits and underscores, see `jobs.without_folders`.
-  root = os.path.realpath(tempfile.mkdtemp(prefix='mat_jax_'))
-  try:
-    with _environment(root):
-      from mat_jax.app import page
+  folder = os.path.realpath(folder)
+  with _environment(folder):
+    from mat_jax.app import page
 
-      blocks = page.build(inpainter, distance, root, files or FileOptions())
-      try:
-        yield _launch(blocks, port, root)
-      finally:
-        blocks.close(verbose=False)
+    blocks = page.build(inpainter, distance, folder, files or FileOptions())
+    try:
+      yield _launch(blocks, port, folder)
+    finally:
+      blocks.close(verbose=False)
+
+
+@contextlib.contextmanager
+def new_folder() -> Iterator[str]:
+  """A temporary folder, removed at the end of its `with` block, by SIGTERM too."""
+  folder = tempfile.mkdtemp(prefix='mat_jax_')
+  try:
+    with command_line.ended_by_sigterm(lambda: shutil.rmtree(folder, ignore_errors=True)):
+      yield folder
   finally:
-    shutil.rmtree(root, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _launch(blocks: Any, port: int, root: str) -> str:
@@ -84,7 +93,8 @@ def _launch(blocks: Any, port: int, root: str) -> str:
 
   # Fonts of the system: Gradio's own would be looked for in the network.
   fonts = ('system-ui', 'sans-serif'), ('ui-monospace', 'monospace')
-  theme = gr.themes.Default(primary_hue='pink', font=fonts[0], font_mono=fonts[1])
+  theme = gr.themes.Default(primary_hue='pink', font=fonts[0], font_mono=fonts[1]).set(
+      body_text_color_subdued='*neutral_600', block_info_text_color='*neutral_600')
   _, address, _ = blocks.launch(
       server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True,
       inbrowser=False, allowed_paths=[root], max_file_size=_MAX_UPLOAD, ssr_mode=False,

@@ -1,6 +1,7 @@
-"""Opens a page in the browser to draw holes on pictures and to fill them, on this computer alone."""
+"""Serves a page to draw holes on pictures and to fill them, for browsers on this computer alone."""
 
 import argparse
+import contextlib
 import threading
 
 import jax
@@ -32,10 +33,8 @@ def run(values: argparse.Namespace) -> None:
   server.check_port(values.port)
   compilation_cache.enable(None, jax.process_index())
   inpainter = inpaint.load(values.model)
-  with server.served(inpainter, inpaint.lpips(), values.port,
-                     FileOptions(max_pixels=values.max_pixels)) as address:
+  files = FileOptions(max_pixels=values.max_pixels)
+  with (contextlib.suppress(KeyboardInterrupt), server.new_folder() as folder,
+        server.served(inpainter, inpaint.lpips(), folder, values.port, files) as address):
     inpaint.say(f'The page is at {address} (Ctrl-C ends it).')
-    try:
-      threading.Event().wait()
-    except KeyboardInterrupt:
-      pass
+    threading.Event().wait()

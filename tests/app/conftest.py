@@ -12,7 +12,7 @@ MAX_UPLOAD = 2**20
 
 
 @pytest.fixture(scope='package')
-def address():
+def address(tmp_path_factory):
   """The page, served with a tiny model."""
   pytest.importorskip('gradio', reason='the extra app is not installed')
   with contextlib.closing(socket.socket()) as found:
@@ -20,6 +20,7 @@ def address():
     port = found.getsockname()[1]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(server, '_MAX_UPLOAD', MAX_UPLOAD)
+    folder = str(tmp_path_factory.mktemp('page'))
     inpainter = Inpainter(small_generator.checkpoint())
-    with server.served(inpainter, variants.mean_difference, port) as found:
+    with server.served(inpainter, variants.mean_difference, folder, port) as found:
       yield found

@@ -138,5 +138,5 @@ def test_one_can_go_on_from_a_result(inpainter, original, tmp_path):
 
 
 def test_sentences_name_files_without_folders():
-  said = jobs.without_folders("the mask /tmp/x_1/ab12/t_3/a b.png is 3 x 4, /home/a.png", '/tmp/x_1')
-  assert said == 'the mask a b.png is 3 x 4, /home/a.png'
+  said = 'the mask /tmp/x_1/ab12/t_3/a b.png is 3 x 4, /home/a.png'
+  assert jobs.without_folders(said, '/tmp/x_1') == 'the mask a b.png is 3 x 4, /home/a.png'

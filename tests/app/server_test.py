@@ -1,6 +1,9 @@
 import json
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -81,8 +84,10 @@ def test_mistakes_are_sentences_without_folders(address, tmp_path):
     client.predict(*nothing, api_name='/mask')
   text = tmp_path / 'no<i>tes.png'
   text.write_text('no picture')
-  with pytest.raises(AppError, match="the picture '[^/]*tes.png' cannot be read"):
-    client.predict(_file(str(text)), api_name='/load')
+  about = client.predict(_file(str(text)), api_name='/load')[0]
+  assert re.match("No picture: the picture '[^/]*tes.png' cannot be read", about)
+  with pytest.raises(AppError, match='there is no picture; load one first'):
+    client.predict(*nothing, api_name='/mask')
   client.predict(_file(picture_files.write(tmp_path / 'a.png', picture_files.noise())),
                  api_name='/load')
   with pytest.raises(AppError, match='nothing is marked'):
@@ -125,6 +130,21 @@ def test_a_port_in_use_is_one_sentence():
       command.run(main.parse(['mat-jax', 'app', f'--port={port}', '--model=there is none']))
   with pytest.raises(UserError, match='port 70000 cannot be used'):
     server.check_port(70000)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_no_file_is_left(tmp_path, number):
+  program = ('import signal, sys; from mat_jax.app import server\n'
+             'with server.new_folder() as folder:\n  open(folder + "/a", "w").close()\n'
+             '  print("ready", flush=True); signal.pause()')
+  with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, cwd=ROOT,
+                        stderr=subprocess.DEVNULL,
+                        env={**os.environ, 'TMPDIR': str(tmp_path)}) as process:
+    assert process.stdout.readline() == b'ready\n'
+    assert len(os.listdir(tmp_path)) == 1
+    process.send_signal(number)
+    assert process.wait(60)
+  assert not os.listdir(tmp_path)
 
 
 def test_without_the_extra_it_is_named(monkeypatch):
