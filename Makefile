@@ -4,7 +4,7 @@
 #
 # Both create .venv when it is missing and install what they need, once.
 #   PYTHON  interpreter for .venv, 3.11 or newer    (make test PYTHON=python3.12)
-#   EXTRAS  extras to install: test, train, eval, classical, beam, cuda12, cuda13, gpu-aot, tpu    (make demo EXTRAS=test,cuda12)
+#   EXTRAS  extras to install: test, train, eval, classical, app, beam, cuda12, cuda13, gpu-aot, tpu    (make demo EXTRAS=test,cuda12)
 #   DEMO    folder of the demo's results
 
 PYTHON ?= python3

@@ -21,8 +21,9 @@ ALLOWED = {
     'training': {'checkpoints', 'inference', 'nn', 'features', 'ops', 'runtime', 'mat_jax'},
     'exporting': {'checkpoints', 'inference', 'nn', 'ops', 'runtime', 'mat_jax'},
     # The composition root of the command `mat-jax`. It asks for `convert` by name.
-    'commands': {'exporting', 'inference', 'checkpoints', 'features', 'pictures', 'runtime',
+    'commands': {'app', 'exporting', 'inference', 'checkpoints', 'features', 'pictures', 'runtime',
                  'mat_jax'},
+    'app': {'inference', 'pictures', 'runtime', 'mat_jax'},
     'inference': {'checkpoints', 'nn', 'ops', 'pictures', 'runtime', 'mat_jax'},
     'pictures': {'runtime', 'mat_jax'},
     'checkpoints': {'runtime', 'mat_jax'},
@@ -33,7 +34,7 @@ ALLOWED = {
     'mat_jax': set(),
 }
 _TOP = ('mat_jax', 'convert', 'eval', 'input_pipeline')
-_INSIDE = ('commands', 'training', 'exporting', 'inference', 'pictures', 'checkpoints', 'nn',
+_INSIDE = ('commands', 'app', 'training', 'exporting', 'inference', 'pictures', 'checkpoints', 'nn',
            'features', 'ops', 'runtime')
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from absl import logging
 
-from mat_jax.commands import export, inpaint
+from mat_jax.commands import app, export, inpaint
 from mat_jax.errors import EXIT_CODE, exit_on_user_error
 from mat_jax.runtime import command_line
 
-_COMMANDS: dict[str, Any] = {'inpaint': inpaint, 'export': export}
+_COMMANDS: dict[str, Any] = {'inpaint': inpaint, 'export': export, 'app': app}
 
 
 class _Parser(argparse.ArgumentParser):

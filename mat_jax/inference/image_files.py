@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from mat_jax.checkpoints.digest import variables_digest
 from mat_jax.errors import UserError
 from mat_jax.inference import mask_meaning, sidecar, variants
 from mat_jax.inference.inpainter import Completions, Inpainter
@@ -56,6 +55,22 @@ class Task(NamedTuple):
   results: tuple[str, ...]
 
 
+class Done(NamedTuple):
+  """What became of a task.
+
+  Attributes:
+    picture: the original.
+    found: its completions, in the order of `Task.results`.
+    best: the number of the one closest to the others; None if there is one alone, or no hole.
+    disagreement: file of the map of differences, None without.
+  """
+
+  picture: Picture
+  found: Completions
+  best: int | None
+  disagreement: str | None
+
+
 def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: InpaintOptions,
              files: FileOptions) -> list[Task]:
   """Names the results, and checks from the headers of all files that they can be made.
@@ -81,7 +96,7 @@ def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: Inpa
                     f'with {len(seeds)} completions each; give a folder')
   tasks = []
   for image, mask in pairs:
-    _check_sizes(image, mask)
+    check_sizes(image, mask)
     suffix = _SUFFIXES.get(pictures.picture_format(image), '.png')
     names = ([output] if is_file else
              [os.path.join(output, f'{stem(image)}_seed{seed}{suffix}') for seed in seeds])
@@ -90,7 +105,8 @@ def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: Inpa
   return tasks
 
 
-def _check_sizes(image: str, mask: str | None) -> None:
+def check_sizes(image: str, mask: str | None) -> None:
+  """Raises UserError if the headers of an image and its mask tell different sizes."""
   sizes = [pictures.picture_size(path) for path in (image, mask or image)]
   if sizes[0] != sizes[1]:
     (width, height), (mask_width, mask_height) = sizes
@@ -130,7 +146,7 @@ class FileInpainter:
     self._inpainter, self._options, self._files = inpainter, options, files
     self._say, self._distance = say, distance
     self._model = {'model': os.path.basename(inpainter.checkpoint.path),
-                   'digest': variables_digest(inpainter.checkpoint.variables)}
+                   'digest': inpainter.digest}
     self._mask: tuple[str | None, np.ndarray] = (None, np.zeros(0))
 
   def run(self, tasks: Sequence[Task]) -> list[UserError]:
@@ -143,41 +159,46 @@ class FileInpainter:
     for task in tqdm.tqdm(tasks, unit='image', desc='inpainting',
                           disable=True if len(tasks) == 1 else None):
       try:
-        self._complete(task)
+        self.complete(task)
       except UserError as error:
         logging.error('%s', error)
         failures.append(error)
     return failures
 
-  def _complete(self, task: Task) -> None:
+  def complete(self, task: Task, on_window: Callable[[int], None] = lambda total: None) -> Done:
+    """Completes one picture, and writes its results.
+
+    Args:
+      task: what to do.
+      on_window: called with their total for every window that is filled.
+
+    Raises:
+      UserError: the files cannot be read or written, or a hole does not fit the options.
+    """
     picture = pictures.read_picture(task.image, self._files.max_pixels)
     hole = self._hole(task, picture)
     with tqdm.tqdm(unit='window', desc=stem(task.image), disable=None, leave=False) as progress:
-      def on_window(total: int) -> None:
+      def count(total: int) -> None:
         progress.total = total
         progress.update()
+        on_window(total)
 
       found = self._inpainter.complete(
-          picture.pixels, hole, self._options, is_opaque=task.mask is None, on_window=on_window)
+          picture.pixels, hole, self._options, is_opaque=task.mask is None, on_window=count)
     for notice in found.plan.notices:
       self._say(f'{task.image}: {notice}.')
     self._write(task, picture, found)
+    if len(found.variants) > 1 and found.plan.windows:
+      return Done(picture, found, *self._compare(task, found))
+    return Done(picture, found, None, None)
 
   def _hole(self, task: Task, picture: Picture) -> np.ndarray:
     """bool [H, W]."""
     if task.mask is None:
       return pictures.alpha_hole(picture)
     if self._mask[0] != task.mask:  # one mask may serve all pictures
-      self._mask = task.mask, self._read_mask(task.mask)
+      self._mask = task.mask, read_hole(task.mask, self._files, self._say)
     return self._mask[1]
-
-  def _read_mask(self, path: str) -> np.ndarray:
-    mask = pictures.read_picture(path, self._files.max_pixels)
-    found = mask_meaning.understand(mask, self._files.hole)
-    self._say(f'{path}: {found.meaning.hole} is hole ({found.meaning.reason}).')
-    if found.mask.grey:
-      self._say(found.mask.notice(path))
-    return ~found.mask.keep[..., 0]
 
   def _write(self, task: Task, picture: Picture, found: Completions) -> None:
     source = {'image': os.path.basename(task.image),
@@ -188,17 +209,39 @@ class FileInpainter:
       pictures.write_picture(path, result, {sidecar.KEYWORD: sidecar.to_json(record)},
                              self._files.overwrite)
       sidecar.write(sidecar.path_of(path), record)
-    if len(found.variants) > 1 and found.plan.windows:
-      self._compare(task, found)
 
-  def _compare(self, task: Task, found: Completions) -> None:
+  def _compare(self, task: Task, found: Completions) -> tuple[int, str | None]:
     """Names the completion closest to the others, and writes their disagreement."""
     best = medoid(found, self._distance)
     self._say(f'{task.results[best]} is the closest to all of its completions.')
-    if self._files.disagreement:
-      spread = variants.disagreement([canvas.picture() for canvas in found.canvases])
-      path = os.path.join(os.path.dirname(task.results[0]), f'{stem(task.image)}_disagreement.png')
-      write_map(path, spread)
+    if not self._files.disagreement:
+      return best, None
+    spread = variants.disagreement([canvas.picture() for canvas in found.canvases])
+    path = os.path.join(os.path.dirname(task.results[0]), f'{stem(task.image)}_disagreement.png')
+    write_map(path, spread)
+    return best, path
+
+
+def read_hole(path: str, files: FileOptions, say: Callable[[str], None]) -> np.ndarray:
+  """Reads a mask file.
+
+  Args:
+    path: the file.
+    files: what is hole, and the limit of pixels.
+    say: gets a sentence about how the mask was understood.
+
+  Returns:
+    bool [H, W], True in the hole.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  mask = pictures.read_picture(path, files.max_pixels)
+  found = mask_meaning.understand(mask, files.hole)
+  say(f'{path}: {found.meaning.hole} is hole ({found.meaning.reason}).')
+  if found.mask.grey:
+    say(found.mask.notice(path))
+  return ~found.mask.keep[..., 0]
 
 
 def medoid(found: Completions, distance: variants.Distance) -> int:

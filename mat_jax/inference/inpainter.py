@@ -6,6 +6,7 @@ already; kept pixels stay what they were, in the picture's own type.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import importlib
 import types
 from typing import Any
@@ -14,6 +15,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
+from mat_jax.checkpoints.digest import variables_digest
 from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema
 from mat_jax.errors import UserError
 from mat_jax.inference.canvas import Canvas
@@ -101,6 +103,11 @@ class Inpainter:
   def resolution(self) -> int:
     """Native resolution of the network, in pixels."""
     return self._generator.resolution
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256 of the weights, in hexadecimal digits."""
+    return variables_digest(self.checkpoint.variables)
 
   def inpaint(self, image: np.ndarray, mask: np.ndarray, seed: int = 0, num_samples: int = 1,
               truncation_psi: float = 1.0, options: InpaintOptions | None = None) -> np.ndarray:
