@@ -5,6 +5,9 @@ import json
 import os
 import pathlib
 import re
+import socket
+import subprocess
+import sys
 import tomllib
 
 import nbclient
@@ -94,6 +97,86 @@ def test_the_driver_decides_on_cuda(notebook, driver, extra):
   assert names['extras'](['Tesla T4', driver, '7.5']).split(',')[-1] == extra
 
 
+# Stands for Colab: a Drive, and a place for pages below a cell.
+_COLAB = '''
+import sys, types
+google, colab = types.ModuleType('google'), types.ModuleType('google.colab')
+shown = []
+colab.drive = types.SimpleNamespace(mount=lambda path: None)
+colab.files = types.SimpleNamespace(upload_file=lambda path: open(path, 'w').close())
+colab.output = types.SimpleNamespace(
+    serve_kernel_port_as_iframe=lambda port, height: shown.append(port))
+sys.modules |= {'google': google, 'google.colab': colab}
+'''
+
+
+def _run_cells(notebook, names, folder, before='', after=''):
+  """Runs cells in a process of their own, with a folder instead of /content; what they print."""
+  cells = {cell.id: cell.source for cell in notebook.cells}
+  program = '\n'.join((before, *(cells[name] for name in names[:1]), f'CHECKOUT = {str(ROOT)!r}',
+                       *(cells[name] for name in names[1:]), after))
+  done = subprocess.run([sys.executable, '-c', program.replace("'/content/", f"'{folder}/")],
+                        cwd=folder, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_the_stop_button_lets_a_command_end_by_itself(notebook, tmp_path):
+  child = ('import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: '
+           'sys.exit(print("saved"))); print("ready", flush=True); time.sleep(60)')
+  output = _run_cells(notebook, ('settings', 'start'), tmp_path, after=f'''
+import signal
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.alarm(2)
+try:
+  run('python', '-c', {child!r})
+except KeyboardInterrupt:
+  print('stopped')
+''')
+  assert output.split()[-3:] == ['ready', 'saved', 'stopped']
+
+
+def test_a_command_that_fails_stops_the_notebook(notebook, tmp_path):
+  output = _run_cells(notebook, ('settings', 'start'), tmp_path, after='''
+try:
+  run('python', '-c', 'print("reason"); raise SystemExit(2)')
+except subprocess.CalledProcessError as error:
+  print('ended with', error.returncode)
+''')
+  assert output.endswith('reason\nended with 2\n')
+
+
+def test_in_colab_pages_are_shown_and_missing_files_asked_for(notebook, tmp_path):
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  output = _run_cells(notebook, ('settings', 'start', 'files'), tmp_path, _COLAB, f'''
+place('faces.zip')
+print(sorted(path.name for path in FOLDER.iterdir()), FOLDER)
+started = []
+popen = subprocess.Popen
+subprocess.Popen = lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+serve({port}, 'python', '-m', 'http.server', {port}, '--bind', '127.0.0.1')
+started[0].terminate()
+serve({port}, 'python', '-c', 'raise SystemExit("no page today")')
+print(shown)
+''')
+  assert f"['faces.zip'] {tmp_path}/drive/MyDrive/mat" in output
+  assert 'no page today' in output and output.endswith(f'[{port}]\n')
+
+
+def test_elsewhere_a_missing_file_is_named(notebook, tmp_path):
+  output = _run_cells(notebook, ('settings', 'start', 'files'), tmp_path, after='''
+try:
+  place('faces.zip')
+except FileNotFoundError as error:
+  print(error)
+serve(7860, 'mat-jax', 'app')
+''')
+  assert f'{tmp_path}/mat/faces.zip does not exist' in output
+  assert output.endswith('In a terminal: mat-jax app\n')
+
+
 @pytest.mark.slow
 def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
@@ -104,7 +187,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
   run.cells.insert(index + 1, nbformat.v4.new_code_cell(
       '\n'.join(f'{name} = {value!r}' for name, value in _SMALL.items())))
   client = nbclient.NotebookClient(
-      run, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}})
+      run, timeout=1800, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}})
   try:
     client.execute()
   finally:
