@@ -1,39 +1,38 @@
-"""A small MAT on the 33 shipped portraits: minutes on a laptop."""
+"""Fine-tunes the shipped small model on the sample portraits: two minutes of two CPU cores.
+
+The model has seen drawn figures of a game alone, and no painting. Without a discriminator, which
+would double the time of a step, it takes but a few images to learn what these look like.
+"""
 
 import ml_collections
 
-from configs import base
+from configs import portraits_small
 
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the settings of `make demo`."""
-  config = base.get_config()
+  config = portraits_small.get_config()
   config.data_dir = 'samples'
-  # For feature maps this small these are as fast on a CPU, and compile in half the time.
-  config.implementations = 'gpu'
-  config.model.resolution = 64
-  config.model.mapping_layers = 2
-  config.model.width = 0.0625
-  config.data.crop = 'top'
-  config.train.batch_size = 8
-  config.train.total_kimg = 1.92
-  config.train.kimg_per_tick = 0.24
-  config.train.snapshot_ticks = 4
-  config.train.r1_gamma = 0.1
-  # In a run this short L1 teaches the colours long before the discriminator helps.
-  config.train.l1_weight = 100.0
-  config.train.pcp_ratio = 0.0
-  # Eight times the reference's rate: there are only 240 steps.
-  config.optimizer.learning_rate = 8e-3
-  # The half-life of the EMA has to suit a run of two thousand images.
-  config.train.ema_kimg = 0.15
+  config.init_from = 'small'
+  config.train.batch_size = 4
+  config.train.total_kimg = 0.128
+  config.train.kimg_per_tick = 0.016
+  config.train.snapshot_ticks = 8
+  config.train.adversarial_weight = 0.0
+  config.train.adversarial_stage1_weight = 0.0
+  config.train.projected_weight = 0.0
+  # LPIPS at half the size takes a quarter of the time.
+  config.train.feature_downsample = 2
+  config.augment.pipeline = ''
+  config.optimizer.learning_rate = 1e-3
+  # The half-life of the EMA has to suit a run of a hundred images.
+  config.train.ema_kimg = 0.02
+  config.train.ema_rampup = None
   # Held out: both parts that were not trained on, five portraits.
   config.eval.split = 'validation+test'
-  config.eval.masks_per_image = 8
   config.eval.mask_preset = 'large'
-  # Without a download.
-  config.eval.features = 'vgg16'
-  # As in training: the few steps have not seen a wider range of styles.
-  config.eval.truncation_psi = 0.5
-  config.inpaint.truncation_psi = 0.5
+  config.eval.lpips = 'alex'
+  # Five portraits are too few for distances between sets.
+  config.eval.features = ''
+  config.eval.classical = 'telea+navier_stokes'
   return config

@@ -77,7 +77,7 @@ def _evaluate_one(evaluator: Evaluator, found: EmaCheckpoint, source: str, folde
   theirs = baseline.load(options.baseline, evaluator.settings) if options.baseline else None
   with outputs.writing(folder, options) as album:
     result = evaluator.evaluate(found, run.title, album, theirs, run.source)
-  outputs.write(result, album, folder)
+  outputs.write(result, album, folder, options.baseline)
   logging.info('Evaluated step %d (%s).', found.step, found.path)
 
 

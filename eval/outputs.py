@@ -10,7 +10,7 @@ import ml_collections
 
 from eval.classical import methods
 from eval.evaluator import Result
-from eval.results import markdown, pairs, picture_paths, record
+from eval.results import baseline, markdown, pairs, picture_paths, record
 from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
 from eval.results.systems import BASELINE, MODEL
@@ -34,8 +34,14 @@ def writing(folder: str, options: ml_collections.ConfigDict) -> Iterator[Album]:
     yield Album(target, options.save_pictures, _SHOWN, methods.names_of(options.classical))
 
 
-def write(result: Result, album: Album, folder: str) -> None:
+def write(result: Result, album: Album, folder: str, baseline_workdir: str = '') -> None:
   """Writes everything else, and prints the tables.
+
+  Args:
+    result: of the evaluation.
+    album: the pictures that were kept.
+    folder: of the evaluation.
+    baseline_workdir: `config.eval.baseline`, whose pictures are shown beside.
 
   Raises:
     UserError: it cannot be written.
@@ -48,7 +54,12 @@ def write(result: Result, album: Album, folder: str) -> None:
   pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
   picture = os.path.join(folder, 'comparison.png')
   shown = album.shown
-  filled = [system for system in next(iter(result.record.mask_sets.values())).metrics
+  mask_set = next(iter(result.record.mask_sets))
+  theirs = (baseline.pictures(baseline_workdir, mask_set, shown['image_index'].tolist())
+            if baseline_workdir else None)
+  if theirs is not None:
+    shown[BASELINE] = theirs
+  filled = [system for system in result.record.mask_sets[mask_set].metrics
             if system in shown]
   image_grid.write_png(picture, comparison(shown, filled))
   _write_events(result.record, album, folder)

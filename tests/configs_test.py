@@ -52,7 +52,7 @@ def _check_batch(batch, size, resolution):
 
 
 def test_the_files_are_found():
-  assert {'base', 'demo', 'wikiart', 'places512'} <= set(_NAMES)
+  assert {'base', 'demo', 'tiny', 'wikiart', 'places512'} <= set(_NAMES)
 
 
 @pytest.mark.parametrize('name', _NAMES)
@@ -61,7 +61,7 @@ def test_fields(name):
   assert set(config.to_dict()) == set(base.get_config().to_dict()), 'fields come from base'
   for part in ('model', 'data', 'train', 'optimizer', 'augment', 'eval', 'inpaint'):
     assert set(config[part].to_dict()) == set(base.get_config()[part].to_dict()), part
-  assert str(config.model.resolution) in name or name in ('base', 'demo', 'ffhq512', 'portraits_small', 'wikiart')
+  assert str(config.model.resolution) in name or name in ('base', 'demo', 'ffhq512', 'portraits_small', 'tiny', 'wikiart')
   assert config.data_dir or name == 'base'
   assert config.is_fine_tuning == (name == 'wikiart'), 'who else ends early needs a start'
 
@@ -136,7 +136,7 @@ def _trace(networks, settings, features):
   """The shapes of a fresh state, and those of what the step makes of it."""
   create = functools.partial(
       train_state.create, generator=networks.generator, discriminator=networks.discriminator,
-      settings=settings)
+      settings=settings, projected=networks.projected)
   state = jax.eval_shape(create, jax.random.key(0))
   shape = settings.batch_size, networks.generator.resolution, networks.generator.resolution
   batch = {'image': jax.ShapeDtypeStruct((*shape, 3), jnp.float32),

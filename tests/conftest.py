@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import pytest
 
-from configs import demo
+from configs import tiny
 from eval import evaluate
 import main
 from mat_jax.runtime import disk
@@ -35,8 +35,8 @@ def impatience():
 
 
 def tiny_config(steps: int = 4) -> ml_collections.ConfigDict:
-  """The demo's configuration shrunk to a few steps of four images."""
-  config = demo.get_config()
+  """The configuration of tiny.py shrunk to a few steps of four images."""
+  config = tiny.get_config()
   config.train.batch_size = 4
   config.train.total_kimg = steps * 0.004
   config.train.kimg_per_tick = 0.008

@@ -7,15 +7,15 @@ import pytest
 from tests.support.paths import ROOT
 
 _CASES = {
-    'unknown field': (['--config=configs/demo.py', '--config.train.batchsize=3'],
+    'unknown field': (['--config=configs/tiny.py', '--config.train.batchsize=3'],
                       "the config has no field 'batchsize'. Did you mean \"batch_size\""),
-    'wrong type': (['--config=configs/demo.py', '--config.train.batch_size=many'], 'many'),
+    'wrong type': (['--config=configs/tiny.py', '--config.train.batch_size=many'], 'many'),
     'missing config': (['--config=configs/nothing.py'], 'configs/nothing.py'),
     'no config': ([], '--config'),
-    'no cluster': (['--config=configs/demo.py', '--distributed'], '--coordinator=HOST:PORT'),
-    'missing data': (['--config=configs/demo.py', '--config.data_dir=nowhere'], 'nowhere'),
-    'nothing to evaluate': (['--config=configs/demo.py', '--mode=eval'], 'no checkpoint'),
-    'nothing to inpaint': (['--config=configs/demo.py', '--mode=inpaint'], 'inpaint.images'),
+    'no cluster': (['--config=configs/tiny.py', '--distributed'], '--coordinator=HOST:PORT'),
+    'missing data': (['--config=configs/tiny.py', '--config.data_dir=nowhere'], 'nowhere'),
+    'nothing to evaluate': (['--config=configs/tiny.py', '--mode=eval'], 'no checkpoint'),
+    'nothing to inpaint': (['--config=configs/tiny.py', '--mode=inpaint'], 'inpaint.images'),
 }
 
 

@@ -2,7 +2,7 @@
 
   python -m benchmarks.measured.checkpoints
 
-trains the demo's model (configs/demo.py) for a few hundred steps, as `make demo` does, with a
+trains the model of configs/tiny.py for a few hundred steps, with a
 save at every tick of 30 steps. The last line is JSON: milliseconds that `save` blocks the loop,
 their share of the time between two saves, and by how much a tick with a save took longer than one
 without. Lower is better.
@@ -17,7 +17,7 @@ import time
 from absl import app, flags, logging
 import jax
 
-from configs import demo
+from configs import tiny
 from input_pipeline import from_config
 from mat_jax.runtime import sharding
 from mat_jax.training import aot, settings, start
@@ -29,7 +29,7 @@ _STEPS = flags.DEFINE_integer('steps', 30, 'Steps of a tick.')
 def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
-  config = start.with_model_of(demo.get_config(), '')
+  config = start.with_model_of(tiny.get_config(), '')
   networks = start.make_networks(config)
   options, mesh = settings.training_from_config(config), sharding.make_mesh()
   state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))

@@ -4,7 +4,7 @@
 
 Each function is compiled twice, each time in a new process, with a cache folder of its own that
 is empty the first time: the training step of configs/base.py (256 px, R1 and VGG16 included), the
-step of configs/demo.py, the fresh weights of both, and the full generator at batch 1. Nothing is
+step of configs/tiny.py, the fresh weights of both, and the full generator at batch 1. Nothing is
 run. The last line is JSON: for each function, cold and cached, seconds of the wall clock and of
 all cores to trace, lower and compile it, and the size of its cache entry. Lower is better.
 """
@@ -31,7 +31,7 @@ from mat_jax.runtime import compilation_cache, sharding
 from mat_jax.training import aot, settings, start
 
 Program = tuple[jax.stages.Wrapped | aot.AotFunction, tuple[Any, ...]]
-_PROGRAMS = ('step', 'demo_step', 'fresh_weights', 'demo_fresh_weights', 'generator')
+_PROGRAMS = ('step', 'tiny_step', 'fresh_weights', 'tiny_fresh_weights', 'generator')
 
 # Of this command alone: others, which a test imports too, have flags of the same names.
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
@@ -44,7 +44,7 @@ _FOLDER = flags.DEFINE_string('folder', None, 'Its cache folder.', flag_values=_
 
 
 def _config(name: str) -> ml_collections.ConfigDict:
-  config_name = 'demo' if name.startswith('demo') else 'base'
+  config_name = 'tiny' if name.startswith('tiny') else 'base'
   config = importlib.import_module(f'configs.{config_name}').get_config()
   config.model.dtype = 'float32'
   if name == 'step':

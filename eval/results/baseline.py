@@ -1,11 +1,14 @@
 """Another evaluation to compare with, of the same images and masks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import json
 import os
 from typing import Any
 
-from eval.results import pairs, record
+import numpy as np
+from PIL import Image
+
+from eval.results import pairs, picture_paths, record
 from eval.results.pairs import Pairs
 from mat_jax.errors import UserError
 
@@ -27,6 +30,25 @@ def load(workdir: str, settings: Mapping[str, Any]) -> Pairs:
   folder = os.path.join(workdir, record.FOLDER)
   check_settings(record.read_last(folder).settings, settings, workdir)
   return pairs.read_csv(os.path.join(folder, pairs.FILE))
+
+
+def pictures(workdir: str, mask_set: str, image_indices: Iterable[int]) -> np.ndarray | None:
+  """The baseline's completions of images with their first mask.
+
+  Args:
+    workdir: has been evaluated with --mode=eval.
+    mask_set: 'large' or 'small'.
+    image_indices: of the images.
+
+  Returns:
+    uint8 [n, H, W, 3]; None if one of them was not kept (`eval.save_pictures`).
+  """
+  folder = os.path.join(workdir, record.FOLDER, picture_paths.FOLDER)
+  paths = [picture_paths.result_path(folder, mask_set, index, 0) for index in image_indices]
+  try:
+    return np.stack([np.asarray(Image.open(path).convert('RGB')) for path in paths])
+  except (OSError, ValueError):
+    return None
 
 
 def check_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any], workdir: str) -> None:

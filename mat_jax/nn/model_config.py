@@ -14,7 +14,7 @@ import ml_collections
 from mat_jax.errors import UserError
 from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
-from mat_jax.nn.projected import ProjectedDiscriminator
+from mat_jax.nn.projected import MIN_RESOLUTION, ProjectedDiscriminator
 from mat_jax.nn.sizes import check_resolution
 from mat_jax.ops.implementation import Implementation, for_platform
 
@@ -79,9 +79,17 @@ def discriminator_from_config(model: ml_collections.ConfigDict, implementations:
 
 
 def projected_from_config(config: ml_collections.ConfigDict) -> ProjectedDiscriminator | None:
-  """The discriminator on features, None with `train.projected_weight` 0."""
+  """The discriminator on features, None with `train.projected_weight` 0.
+
+  Raises:
+    UserError: the model is too small for it.
+  """
   if not config.train.projected_weight:
     return None
+  if config.model.resolution < MIN_RESOLUTION:
+    raise UserError(
+        f'train.projected_weight is for models from {MIN_RESOLUTION} px, but '
+        f'model.resolution is {config.model.resolution}; set it to 0')
   return ProjectedDiscriminator(dataclasses.replace(
       _implementation(config.implementations, False), dtype=compute_dtype(config.model.dtype)))
 

@@ -22,6 +22,7 @@ from mat_jax.ops.resample import resample_conv
 PARAMS = 'projected'
 # Of VGG16, from fine to coarse: 1/2 to 1/16 of the image's side.
 LAYERS = ('relu2_2', 'relu3_3', 'relu4_3', 'relu5_3')
+MIN_RESOLUTION = 64  # the coarsest map then has the side of the logits
 _MIXED = 64  # channels of each mixture
 _CHANNELS = 128  # of the heads
 _SIDE = 4  # of the map of logits

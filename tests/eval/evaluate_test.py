@@ -120,7 +120,11 @@ def test_again_with_a_baseline(evaluated, trained, config, capsys):
   difference = found.mask_sets['small'].differences['MAT - baseline']
   np.testing.assert_allclose(difference['lpips_vgg'], (0, 0, 0, 5, 0, 0), atol=1e-8)
   assert len(os.listdir(os.path.join(workdir, 'eval', 'pictures', 'small', 'results'))) == 3
-  assert '| MAT − baseline |' in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert '| MAT − baseline |' in printed and 'masked / mean colour / baseline / MAT' in printed
+  rows = np.asarray(Image.open(os.path.join(workdir, 'eval', 'comparison.png')))
+  columns = np.split(np.pad(rows, ((0, 0), (0, 2), (0, 0))), 5, axis=1)
+  np.testing.assert_array_equal(columns[2][:, :-2], columns[3][:, :-2], 'the same checkpoint')
   with pytest.raises(UserError, match='it lacks 28 of 33, .* evaluate both on the same data'):
     Evaluator(changed(config, split='all')).evaluate(
         reader.restore_ema(trained[0]), 'x', Album(None, 0, 0),

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from benchmarks import hlo_text
-from configs import demo
+from configs import tiny
 from input_pipeline import from_config
 from mat_jax.nn import model_config
 from mat_jax.runtime import cluster, compilation_cache, sharding
@@ -27,11 +27,11 @@ BATCH = 32  # four images on each of eight devices
 
 
 def make_run(implementations='cpu', **train):
-  """Networks and settings of the demo's size with everything that training can do.
+  """Networks and settings of the size of tiny.py with everything that training can do.
 
   XLA's own kernel gradients, of the other implementations, are less exact on a CPU, and faster compiled.
   """
-  config = demo.get_config()
+  config = tiny.get_config()
   config.implementations = implementations
   config.train.batch_size = BATCH
   config.train.r1_interval = 2
@@ -48,7 +48,7 @@ def make_run(implementations='cpu', **train):
 @functools.cache
 def make_batch():
   """ImageDataset and masks, the same for every number of devices."""
-  config = demo.get_config()
+  config = tiny.get_config()
   config.train.batch_size = BATCH
   batch = next(from_config.training_stream(config, *from_config.open_training(config), 0, 0, 1))
   return {name: np.array(value) for name, value in batch.items()}

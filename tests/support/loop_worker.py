@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import demo
+from configs import tiny
 from input_pipeline import from_config
 import main
 from mat_jax.checkpoints.manager import Checkpoints
@@ -66,7 +66,7 @@ class _Stream:
 
 
 def _config():
-  config = demo.get_config()
+  config = tiny.get_config()
   config.train.update(batch_size=4, total_kimg=STEPS * 0.004, kimg_per_tick=TICK * 0.004,
                       snapshot_ticks=SNAPSHOT // TICK)
   return config
@@ -163,7 +163,7 @@ def _start(phase, workdir, seconds):
     run(workdir, phase, seconds)
     return
   owner = from_config if phase == 'open_training' else train.start
-  config = demo.get_config()
+  config = tiny.get_config()
   config.train.preemption_secs = seconds
   with mock.patch.object(owner, phase, stuck(getattr(owner, phase), 1)):
     main.train(config, workdir)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import tiny
 from tests.support import runs
 from tests.support.paths import ROOT
 
@@ -35,7 +35,7 @@ def _start(workdir, cache):
   environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_PLATFORMS': 'cpu'}
   with open(os.path.join(workdir, 'log.txt'), 'ab') as log:
     return subprocess.Popen(
-        [sys.executable, 'main.py', '--config=configs/demo.py', f'--workdir={workdir}',
+        [sys.executable, 'main.py', '--config=configs/tiny.py', f'--workdir={workdir}',
          *(f'--config.{name}={value}' for name, value in _FIELDS.items())],
         cwd=ROOT, env=environment, stdout=log, stderr=log)
 
@@ -53,7 +53,7 @@ def _wait_for(condition, process, seconds=300):
 
 
 def _config():
-  config = demo.get_config()
+  config = tiny.get_config()
   config.update_from_flattened_dict(_FIELDS)
   return config
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import tiny
 import main
 from mat_jax.checkpoints import step_directories
 from mat_jax.runtime import sharding
@@ -57,7 +57,7 @@ def _make(monkeypatch, limit, room=10**6, refuses=False, **kwargs):
 
   monkeypatch.setattr(aot, 'compiled_step', compiled_step)
   monkeypatch.setattr(microbatch, 'memory_limit', lambda mesh: limit)
-  config = demo.get_config()
+  config = tiny.get_config()
   config.train.batch_size = _BATCH_SIZE
   step = microbatch.Step(None, settings.training_from_config(config),
                          sharding.make_mesh(jax.devices()[:1]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measured import published_phases
-from configs import demo
+from configs import tiny
 from convert import feature_nets
 from convert.feature_nets import load_lpips
 from eval.metrics import lpips_distance
@@ -17,7 +17,7 @@ from tests.support import reference
 @pytest.fixture(scope='module')
 def penalty():
   """The gradient of R1 of a small model that is augmented and has two frozen blocks."""
-  config = demo.get_config()
+  config = tiny.get_config()
   config.train.batch_size, config.train.freeze_d_blocks = 4, 2
   config.augment.pipeline = 'bgc'
   options = settings.training_from_config(config)
@@ -60,7 +60,7 @@ def test_r1_of_a_bfloat16_network_is_computed_in_float32(penalty):
 @pytest.fixture(scope='module')
 def optional_losses():
   """Gmain and Dmain of a small model with LPIPS and the discriminator on features."""
-  config = demo.get_config()
+  config = tiny.get_config()
   config.train.update(batch_size=4, lpips_weight=2.0, projected_weight=3.0, l1_weight=0.0,
                       adversarial_stage1_weight=0.5, feature_downsample=2)
   config.augment.pipeline = 'bgc'

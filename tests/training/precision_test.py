@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import tiny
 from input_pipeline import from_config
 from mat_jax.runtime import sharding
 from mat_jax.training import accumulators, aot, settings, start
@@ -15,9 +15,9 @@ _STEPS, _WINDOW = 200, 50
 
 def _curves(dtype):
   """Means of the losses over each window of steps: name -> [windows]."""
-  config = demo.get_config()
+  config = tiny.get_config()
   config.model.dtype, config.implementations = dtype, 'gpu'
-  # At the demo's rate, 8e-3, any two runs part after a few dozen steps.
+  # At the rate of tiny.py, 8e-3, any two runs part after a few dozen steps.
   config.optimizer.learning_rate, config.train.r1_gamma = 2e-4, 1.0
   networks = start.make_networks(config)
   options, mesh = settings.training_from_config(config), sharding.make_mesh()

@@ -39,7 +39,7 @@ def _train(workdir, log, devices, cache, *arguments):
   fields = [f'--config.{name}={value}' for name, value in _FIELDS.items()]
   with open(log, 'ab') as file:
     return subprocess.Popen(
-        [sys.executable, 'main.py', '--config=configs/demo.py', f'--workdir={workdir}', *fields,
+        [sys.executable, 'main.py', '--config=configs/tiny.py', f'--workdir={workdir}', *fields,
          *arguments], cwd=ROOT, env=_environment(devices, cache), stdout=file, stderr=file)
 
 
@@ -150,7 +150,7 @@ def test_two_processes_share_the_images_to_inpaint(trained, tmp_path):
   fields = {name: tmp_path / name for name in ('images', 'masks', 'output')}
   port = _free_port()
   workers = [subprocess.Popen(
-      [sys.executable, 'main.py', '--config=configs/demo.py', f'--workdir={trained[0]}',
+      [sys.executable, 'main.py', '--config=configs/tiny.py', f'--workdir={trained[0]}',
        '--mode=inpaint', *(f'--config.inpaint.{name}={path}' for name, path in fields.items()),
        '--distributed', f'--coordinator=localhost:{port}', '--num_processes=2',
        f'--process_id={i}'],

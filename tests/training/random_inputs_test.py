@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import tiny
 from mat_jax.nn import model_config
 from mat_jax.training import settings
 from mat_jax.training.random_inputs import sample, with_noise
@@ -16,7 +16,7 @@ _NOISE = ('synthesis', 'dec', 'block_16', 'conv1', 'noise_const')
 
 @pytest.fixture(scope='module')
 def options():
-  config = demo.get_config()
+  config = tiny.get_config()
   config.augment.pipeline = 'gc'
   return model_config.generator_from_config(config.model), settings.training_from_config(config)
 

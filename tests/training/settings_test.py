@@ -24,6 +24,16 @@ def test_implementations_belong_to_the_run():
   assert model_config.generator_from_config(model) == here
 
 
+def test_a_model_too_small_for_the_discriminator_on_features():
+  config = base.get_config()
+  assert model_config.projected_from_config(config) is None
+  config.train.projected_weight, config.model.resolution = 0.5, 64
+  assert model_config.projected_from_config(config) is not None
+  config.model.resolution = 32
+  with pytest.raises(UserError, match='from 64 px, but model.resolution is 32'):
+    model_config.projected_from_config(config)
+
+
 @pytest.mark.parametrize('batch_size,microbatch,expected', [
     (1, 'auto', 1), (3, 'auto', 3), (4, 'auto', 4), (32, 'auto', 32), (32, 8, 8), (8, 8, 8),
     (6, 'auto', 'train.batch_size is 6'), (8, 'half', "train.microbatch is 'half'"), (32, 12, 'train.microbatch is 12, which does not divide'),

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import tiny
 from mat_jax.training import gradients, settings, train_step
 from mat_jax.training.train_state import AugmentState
 
 
 @pytest.fixture(scope='module')
 def training():
-  config = demo.get_config()
+  config = tiny.get_config()
   config.augment.pipeline = 'bgc'
   config.augment.kimg = 0.08
   return settings.training_from_config(config)

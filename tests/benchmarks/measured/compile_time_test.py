@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measured import compile_time
-from configs import demo
+from configs import tiny
 from tests.support.paths import ROOT
 
 
@@ -20,8 +20,8 @@ def test_a_program_is_made_ready_without_being_run():
 
 
 def test_the_programs_are_those_of_training():
-  config = demo.get_config()
-  step, (state, features, batch) = compile_time.make('demo_step', config)
+  config = tiny.get_config()
+  step, (state, features, batch) = compile_time.make('tiny_step', config)
   assert features is None and batch['image'].shape == (8, 64, 64, 3)
   assert callable(step) and state.step.shape == ()
 
