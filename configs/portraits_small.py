@@ -1,14 +1,13 @@
-"""A small MAT on a few hundred painted portraits: hours on the cores of a laptop, minutes on a GPU.
+"""A small MAT on a few hundred painted portraits: ten minutes of an H100, days of a laptop.
 
-It makes the model that comes with the project, in two stages (progressive growing):
+It makes the model that comes with the project (mat_jax/models/README.md says how exactly, and
+docs/results.md what it does). On a GPU set `--config.model.dtype=bfloat16`. Smaller ones train on a
+CPU, one resolution after the other (progressive growing):
 
-  python main.py --config=configs/portraits_small.py --workdir=runs/small32 \
-      --config.model.resolution=32
-  python main.py --config=configs/portraits_small.py --workdir=runs/small64 \
-      --config.init_from=runs/small32 --config.grow
-
-docs/results.md says from which pictures, and with which losses the shipped model was trained so
-far. The settings are a first choice; short runs that compare them are still to be made.
+  python main.py --config=configs/portraits_small.py --workdir=runs/small32 \\
+      --config.model.resolution=32 --config.train.projected_weight=0
+  python main.py --config=configs/portraits_small.py --workdir=runs/small64 \\
+      --config.model.resolution=64 --config.init_from=runs/small32 --config.grow
 """
 
 import ml_collections

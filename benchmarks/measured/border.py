@@ -84,7 +84,9 @@ def _fitted(picture: np.ndarray, side: int = 256) -> np.ndarray:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
-  inpainter, found, rows = Inpainter.from_checkpoint(_FLAGS.model), [], []
+  inpainter = Inpainter.from_checkpoint(_FLAGS.model)
+  found: list[dict[str, float]] = []
+  rows: list[list[np.ndarray]] = []
   for name, image, hole in read_pairs(_FLAGS.images, _FLAGS.masks):
     try:
       values, pictures = ratios(inpainter, image, hole)

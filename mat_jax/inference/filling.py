@@ -1,13 +1,15 @@
 """Fills the windows of a plan: batched on the device, blended on the host."""
 
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
 import itertools
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from mat_jax.inference import completion, views
+from mat_jax.inference import completion, traced, views
 from mat_jax.inference.blending.blend import blend, grow
 from mat_jax.inference.canvas import Canvas, inside
 from mat_jax.inference.options import InpaintOptions
@@ -53,6 +55,7 @@ class Filler:
     self._generator, self._variables = generator, variables
     implementation = generator.implementation or for_platform()
     self._batch = 1 if implementation.inference == 'image' else _BATCH
+    self._program: Callable[..., jax.Array] | None = None
 
   def fill(self, canvases: Sequence[Canvas], hole: np.ndarray, plan: Plan,
            variants: Sequence[Variant], options: InpaintOptions,
@@ -84,8 +87,11 @@ class Filler:
     inputs = self._padded([_inputs(job, self._generator.resolution) for job in jobs])
     image, mask = (np.stack(arrays) for arrays in zip(*inputs, strict=True))
     z, keep_masks = self._randomness(self._padded(jobs))
-    result, _ = completion.complete_latents(
-        self._generator, self._variables, image, mask, z, keep_masks, truncation_psi)
+    arguments = (self._variables, image, mask, z, keep_masks, np.float32(truncation_psi))
+    if self._program is None:  # every batch has the same shapes
+      self._program = traced.traced(
+          functools.partial(_complete, self._generator), _identity(self._generator), arguments)
+    result = self._program(*arguments)
     return np.asarray(jax.device_get(result))[:len(jobs)]
 
   def _padded(self, items: list[T]) -> list[T]:
@@ -109,6 +115,22 @@ class Filler:
         lambda variant: variant.latent_seed if variant.towards is None else variant.towards))
     shares = np.array([job.variant.share for job in jobs])
     return slerp(np.asarray(z), np.asarray(other), shares), keep_masks
+
+
+def _complete(generator: Generator, variables: dict[str, Any], image: jax.Array, mask: jax.Array,
+              z: jax.Array, keep_masks: dict[str, jax.Array],
+              truncation_psi: jax.Array) -> jax.Array:
+  return completion.complete_latents(
+      generator, variables, image, mask, z, keep_masks, truncation_psi)[0]
+
+
+def _identity(generator: Generator) -> tuple[Any, ...]:
+  """What tells the programs of generators apart: all but the initializer of their weights."""
+  implementation = generator.implementation or for_platform()
+  chosen = {field.name: getattr(implementation, field.name)
+            for field in dataclasses.fields(implementation) if field.name != 'normal'}
+  return (generator.resolution, generator.label_dim, generator.mapping_layers, generator.width,
+          generator.dtype, chosen)
 
 
 def _batches(jobs: Iterator[_Job], size: int) -> Iterator[list[_Job]]:

@@ -28,7 +28,7 @@ def _run(trained, *arguments):
 
 
 def test_without_a_model_the_shipped_one_is_taken(scan):
-  assert command.load(main.parse(['mat-jax', 'inpaint', *scan]).model).resolution == 64
+  assert command.load(main.parse(['mat-jax', 'inpaint', *scan]).model).resolution == 128
 
 
 def test_one_completion_goes_into_the_file_that_is_named(trained, scan, tmp_path, capsys):
