@@ -134,7 +134,9 @@ def test_a_port_in_use_is_one_sentence():
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_no_file_is_left(tmp_path, number):
+  # Where the tests run in the background, SIGINT is ignored by their children.
   program = ('import signal, sys; from mat_jax.app import server\n'
+             'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
              'with server.new_folder() as folder:\n  open(folder + "/a", "w").close()\n'
              '  print("ready", flush=True); signal.pause()')
   with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, cwd=ROOT,
@@ -143,7 +145,10 @@ def test_no_file_is_left(tmp_path, number):
     assert process.stdout.readline() == b'ready\n'
     assert len(os.listdir(tmp_path)) == 1
     process.send_signal(number)
-    assert process.wait(60)
+    try:
+      assert process.wait(60)
+    finally:
+      process.kill()
   assert not os.listdir(tmp_path)
 
 
