@@ -161,6 +161,7 @@ popen = subprocess.Popen
 subprocess.Popen = lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
 serve({port}, 'python', '-m', 'http.server', {port}, '--bind', '127.0.0.1')
 started[0].terminate()
+started[0].wait()
 serve({port}, 'python', '-c', 'raise SystemExit("no page today")')
 print(shown)
 ''')
