@@ -3,16 +3,13 @@
 from collections.abc import Iterator
 import contextlib
 import os
-import shutil
 import socket
-import tempfile
 from typing import Any
 
 from mat_jax.errors import UserError
 from mat_jax.inference.image_files import FileOptions
 from mat_jax.inference.inpainter import Inpainter
 from mat_jax.inference.variants import Distance
-from mat_jax.runtime import command_line
 
 HOST = '127.0.0.1'
 PORT = 7860
@@ -52,7 +49,7 @@ def served(inpainter: Inpainter, distance: Distance, folder: str, port: int = PO
   Args:
     inpainter: the model.
     distance: between completions.
-    folder: for all files, without others in it; see `new_folder`.
+    folder: for all files, without others in it.
     port: of the address 127.0.0.1.
     files: the limit of pixels.
 
@@ -73,17 +70,6 @@ def served(inpainter: Inpainter, distance: Distance, folder: str, port: int = PO
       yield _launch(blocks, port, folder)
     finally:
       blocks.close(verbose=False)
-
-
-@contextlib.contextmanager
-def new_folder() -> Iterator[str]:
-  """A temporary folder, removed at the end of its `with` block, by SIGTERM too."""
-  folder = tempfile.mkdtemp(prefix='mat_jax_')
-  try:
-    with command_line.ended_by_sigterm(lambda: shutil.rmtree(folder, ignore_errors=True)):
-      yield folder
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _launch(blocks: Any, port: int, root: str) -> str:

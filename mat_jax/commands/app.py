@@ -9,7 +9,7 @@ import jax
 from mat_jax.app import server
 from mat_jax.commands import inpaint
 from mat_jax.inference.image_files import FileOptions
-from mat_jax.runtime import compilation_cache
+from mat_jax.runtime import compilation_cache, new_files
 
 HELP = 'a page to draw holes on'
 
@@ -34,7 +34,8 @@ def run(values: argparse.Namespace) -> None:
   compilation_cache.enable(None, jax.process_index())
   inpainter = inpaint.load(values.model)
   files = FileOptions(max_pixels=values.max_pixels)
-  with (contextlib.suppress(KeyboardInterrupt), server.new_folder() as folder,
+  with (contextlib.suppress(KeyboardInterrupt),
+        new_files.temporary_directory('mat_jax_') as folder,
         server.served(inpainter, inpaint.lpips(), folder, values.port, files) as address):
     inpaint.say(f'The page is at {address} (Ctrl-C ends it).')
     threading.Event().wait()

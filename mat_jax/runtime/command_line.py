@@ -63,20 +63,15 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
     app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
 
 
-def ended_by_sigterm(clean_up: Callable[[], None] = lambda: None
-                     ) -> contextlib.AbstractContextManager[None]:
+def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
   """In its `with` block, SIGTERM ends the process at once, and nothing half-written stays.
 
   Not by an exception, which is lost where Python happens to be in a destructor.
-
-  Args:
-    clean_up: what to do before.
   """
-  return sigterm.calls(lambda: _end(clean_up))
+  return sigterm.calls(_end)
 
 
-def _end(clean_up: Callable[[], None]) -> None:
-  clean_up()
+def _end() -> None:
   new_files.discard_unfinished()
   sigterm.leave(128 + signal.SIGTERM)
 

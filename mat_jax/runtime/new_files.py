@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import shutil
+import tempfile
 import threading
 import time
 from typing import BinaryIO
@@ -99,6 +100,25 @@ def replaced_directory(path: str) -> Iterator[str]:
             os.rename(old, target)
           raise
       shutil.rmtree(old, ignore_errors=True)  # nobody writes there
+
+
+@contextlib.contextmanager
+def temporary_directory(prefix: str) -> Iterator[str]:
+  """A folder for the time of a `with` block, which `discard_unfinished` removes too.
+
+  Args:
+    prefix: of its name, in the folder for temporary files.
+
+  Yields:
+    The folder, which only this user can read.
+  """
+  path = os.path.realpath(tempfile.mkdtemp(prefix=prefix))
+  _unfinished.add(path)
+  try:
+    yield path
+  finally:
+    shutil.rmtree(path, ignore_errors=True)
+    _unfinished.discard(path)
 
 
 def discard_unfinished() -> None:

@@ -1,9 +1,7 @@
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -130,26 +128,6 @@ def test_a_port_in_use_is_one_sentence():
       command.run(main.parse(['mat-jax', 'app', f'--port={port}', '--model=there is none']))
   with pytest.raises(UserError, match='port 70000 cannot be used'):
     server.check_port(70000)
-
-
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_no_file_is_left(tmp_path, number):
-  # Where the tests run in the background, SIGINT is ignored by their children.
-  program = ('import signal, sys; from mat_jax.app import server\n'
-             'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-             'with server.new_folder() as folder:\n  open(folder + "/a", "w").close()\n'
-             '  print("ready", flush=True); signal.pause()')
-  with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, cwd=ROOT,
-                        stderr=subprocess.DEVNULL,
-                        env={**os.environ, 'TMPDIR': str(tmp_path)}) as process:
-    assert process.stdout.readline() == b'ready\n'
-    assert len(os.listdir(tmp_path)) == 1
-    process.send_signal(number)
-    try:
-      assert process.wait(60)
-    finally:
-      process.kill()
-  assert not os.listdir(tmp_path)
 
 
 def test_without_the_extra_it_is_named(monkeypatch):

@@ -1,5 +1,8 @@
 import contextlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -7,6 +10,7 @@ import pytest
 
 from mat_jax.errors import UserError
 from mat_jax.runtime import new_files
+from tests.support.paths import ROOT
 
 
 def names(folder):
@@ -77,3 +81,20 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path, monkeypatch, caplog)
   (tmp_path / 'new' / 'file').touch()
   new_files.discard(str(tmp_path / 'new'))
   assert f'{tmp_path}/new could not be removed' in caplog.text
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_temporary_directory_is_removed_by_signals_too(tmp_path, number):
+  program = ('import signal; from mat_jax.runtime import command_line, new_files\n'
+             'with (command_line.ended_by_sigterm(),\n'
+             '      new_files.temporary_directory("page_") as folder):\n'
+             '  open(folder + "/a", "w").close()\n'
+             '  print("ready", flush=True); signal.pause()')
+  with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, cwd=ROOT,
+                        stderr=subprocess.DEVNULL,
+                        env={**os.environ, 'TMPDIR': str(tmp_path)}) as process:
+    assert process.stdout.readline() == b'ready\n'
+    assert len(os.listdir(tmp_path)) == 1
+    process.send_signal(number)
+    assert process.wait(60)
+  assert not os.listdir(tmp_path)
