@@ -67,8 +67,11 @@ def test_names_stand_for_shipped_models_and_folders_are_given_as_paths(
 def test_the_shipped_model_is_small_and_whole():
   found = reader.restore_ema('small')
   count = sum(leaf.size for leaf in jax.tree.leaves(found.variables['params']))
-  assert found.model.resolution == 64 and 1e6 < count < 6e6
+  assert found.model.resolution == 128 and 4e6 < count < 6e6
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.variables))
+  discriminator = reader.restore_networks('small', ('d_params',)).networks['d_params']
+  assert 4e6 < sum(leaf.size for leaf in jax.tree.leaves(discriminator)) < 5e6
+  assert 'projected' in discriminator
 
 
 def test_values_beyond_float16_are_refused(tmp_path):
