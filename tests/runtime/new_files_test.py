@@ -85,16 +85,21 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path, monkeypatch, caplog)
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_temporary_directory_is_removed_by_signals_too(tmp_path, number):
+  # Where the tests run in the background, SIGINT is ignored by their children.
   program = ('import signal; from mat_jax.runtime import command_line, new_files\n'
+             'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
              'with (command_line.ended_by_sigterm(),\n'
              '      new_files.temporary_directory("page_") as folder):\n'
              '  open(folder + "/a", "w").close()\n'
-             '  print("ready", flush=True); signal.pause()')
+             '  print("ready", flush=True)\n  while True: signal.pause()')
   with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, cwd=ROOT,
                         stderr=subprocess.DEVNULL,
                         env={**os.environ, 'TMPDIR': str(tmp_path)}) as process:
     assert process.stdout.readline() == b'ready\n'
     assert len(os.listdir(tmp_path)) == 1
     process.send_signal(number)
-    assert process.wait(60)
+    try:
+      assert process.wait(60)
+    finally:
+      process.kill()
   assert not os.listdir(tmp_path)
