@@ -1,7 +1,7 @@
 """Fine-tunes the shipped small model on the sample portraits: two minutes of two CPU cores.
 
-The model has seen drawn figures of a game alone, and no painting. Without a discriminator, which
-would double the time of a step, it takes but a few images to learn what these look like.
+The model has seen the drawn figures of a game, and no painting. It is fine-tuned without a
+discriminator, with which the step takes minutes to compile on a CPU.
 """
 
 import ml_collections
@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.adversarial_weight = 0.0
   config.train.adversarial_stage1_weight = 0.0
   config.train.projected_weight = 0.0
-  # LPIPS at half the size takes a quarter of the time.
+  # LPIPS at half the size has a quarter of the operations.
   config.train.feature_downsample = 2
   config.augment.pipeline = ''
   config.optimizer.learning_rate = 1e-3

@@ -1,0 +1,64 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from benchmarks.measured import border
+from mat_jax.errors import UserError
+from tests.support.paths import ROOT
+
+
+class _Flat:
+  """Fills holes with one colour, whatever is around them."""
+
+  def inpaint(self, image, mask, options):
+    return np.where(mask[..., None], image, np.uint8(200))[None]
+
+
+@pytest.fixture
+def pair():
+  """A picture of noise around grey, and a square hole."""
+  hole = np.zeros((64, 48), bool)
+  hole[20:40, 10:30] = True
+  return np.random.default_rng(0).integers(90, 110, (64, 48, 3), np.uint8), hole
+
+
+def test_a_border_is_told_from_none(pair):
+  found, pictures = border.ratios(_Flat(), *pair)
+  assert list(found) == ['as it is', 'ring', 'ring and grain', 'original'] == list(pictures)
+  assert found['as it is'] > 10 and found['original'] == pytest.approx(1, abs=0.15)
+  np.testing.assert_array_equal(pictures['original'], pair[0])
+
+
+def test_figure_keeps_proportions():
+  shown = border.figure([[np.zeros((512, 256, 3), np.uint8)] * 2])
+  assert shown.shape[0] == 256 and shown.shape[1] >= 512
+  assert (shown[:, :60] == 255).all() and (shown[:, 70:180] == 0).all()
+
+
+def test_files_are_paired_by_name(pair, tmp_path):
+  with pytest.raises(UserError, match='has no PNG files'):
+    next(border.read_pairs(str(tmp_path), str(tmp_path)))
+  image, hole = pair
+  for folder, array in (('images', image), ('masks', np.where(hole, 0, 255).astype(np.uint8))):
+    os.makedirs(tmp_path / folder)
+    Image.fromarray(array).save(tmp_path / folder / 'a.png')
+  (found,) = border.read_pairs(str(tmp_path / 'images'), str(tmp_path / 'masks'))
+  assert found[0] == 'a.png'
+  np.testing.assert_array_equal(found[1], image)
+  np.testing.assert_array_equal(found[2], hole)
+  os.remove(tmp_path / 'masks' / 'a.png')
+  with pytest.raises(UserError, match='there is no mask .*a.png'):
+    next(border.read_pairs(str(tmp_path / 'images'), str(tmp_path / 'masks')))
+
+
+def test_a_missing_folder_is_one_sentence():
+  done = subprocess.run(
+      [sys.executable, '-m', 'benchmarks.measured.border', '--images=nowhere', '--masks=nowhere'],
+      cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,
+      check=False)
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith('error: nowhere has no PNG files')
