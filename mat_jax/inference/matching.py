@@ -56,6 +56,8 @@ def _list_files(paths: str | Sequence[str], what: str) -> list[str]:
       if not matched:
         raise UserError(f'no file matches {path}; give {what} as files, folders or patterns')
       found += matched
+    elif not os.path.exists(path):
+      raise UserError(f'{path} does not exist; give {what} as files, folders or patterns')
     else:
       found += find_images(path)
   return sorted(found)

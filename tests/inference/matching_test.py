@@ -37,6 +37,8 @@ def test_patterns_and_several_paths(tmp_path):
       ('b.jpg', 'b.png'), ('c.png', 'c.png')]
   with pytest.raises(UserError, match=r'no file matches .*\*.tif'):
     match_files(f'{images}/*.tif', masks)
+  with pytest.raises(UserError, match=r'd\.png does not exist; give .* as files, folders'):
+    match_files(f'{images}/d.png', masks)
 
 
 @pytest.mark.parametrize('image_names,mask_names,message', [
