@@ -1,7 +1,7 @@
 """Fine-tunes the shipped small model on the sample portraits: two minutes of two CPU cores.
 
-The model has seen the drawn figures of a game, and no painting. It is fine-tuned without a
-discriminator, with which the step takes minutes to compile on a CPU.
+The model was trained on the drawn figures of a game, and on these paintings among them. It is
+fine-tuned without a discriminator, with which the step takes minutes to compile on a CPU.
 """
 
 import ml_collections

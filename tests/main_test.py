@@ -13,6 +13,8 @@ _CASES = {
     'missing config': (['--config=configs/nothing.py'], 'configs/nothing.py'),
     'no config': ([], '--config'),
     'no cluster': (['--config=configs/tiny.py', '--distributed'], '--coordinator=HOST:PORT'),
+    'bucket': (['--config=configs/tiny.py', '--config.data_dir=gs://bucket/portraits'],
+               '--config.data_dir is gs://bucket/portraits, but gs:// is not supported'),
     'missing data': (['--config=configs/tiny.py', '--config.data_dir=nowhere'], 'nowhere'),
     'nothing to evaluate': (['--config=configs/tiny.py', '--mode=eval'], 'no checkpoint'),
     'nothing to inpaint': (['--config=configs/tiny.py', '--mode=inpaint'], 'inpaint.images'),

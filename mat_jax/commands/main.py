@@ -8,7 +8,7 @@ from absl import logging
 
 from mat_jax.commands import app, export, inpaint
 from mat_jax.errors import EXIT_CODE, exit_on_user_error
-from mat_jax.runtime import command_line
+from mat_jax.runtime import command_line, remote_paths
 
 _COMMANDS: dict[str, Any] = {'inpaint': inpaint, 'export': export, 'app': app}
 
@@ -35,6 +35,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 @exit_on_user_error
 def _run(values: argparse.Namespace) -> None:
+  for name, value in vars(values).items():
+    remote_paths.refuse(name, value)
   _COMMANDS[values.command].run(values)
 
 

@@ -8,12 +8,15 @@ import sys
 import warnings
 
 from absl import app, flags, logging
+import ml_collections
 
-from mat_jax.errors import EXIT_CODE
-from mat_jax.runtime import new_files, sigterm
+from mat_jax.errors import EXIT_CODE, UserError
+from mat_jax.runtime import new_files, remote_paths, sigterm
 
 # What absl and ml_collections raise for flags that do not exist or do not fit.
-_MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+_MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError)
+# JAX opens this folder itself, and knows buckets.
+_MAY_BE_REMOTE = 'compilation_cache'
 
 
 def parse_flags(argv: list[str], required: list[str]) -> list[str]:
@@ -28,12 +31,22 @@ def parse_flags(argv: list[str], required: list[str]) -> list[str]:
   """
   try:
     flags.mark_flags_as_required(required)
-    return flags.FLAGS(argv)
+    left = flags.FLAGS(argv)
+    _refuse_remote_paths()
+    return left
   except _MISTAKES as error:
     print(f'error: {_sentence(error)}', file=sys.stderr)
     sys.exit(EXIT_CODE)
   except SystemExit:
     sys.exit(0)  # absl ends --help with 1
+
+
+def _refuse_remote_paths() -> None:
+  for name in flags.FLAGS:
+    if flags.FLAGS[name].present and name != _MAY_BE_REMOTE:
+      value = flags.FLAGS[name].value
+      is_config = isinstance(value, ml_collections.ConfigDict)
+      remote_paths.refuse(f'--{name}', value.to_dict() if is_config else value)
 
 
 def _sentence(error: Exception) -> str:
