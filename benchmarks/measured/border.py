@@ -2,7 +2,8 @@
 
   python -m input_pipeline.export --data_dir=samples --split=validation+test --resolution=384 \\
       --output=held_out
-  python -m benchmarks.measured.border --images=held_out/images --masks=held_out/masks
+  python -m benchmarks.measured.border --images=held_out/images --masks=held_out/masks \\
+      --figure=border.png --shown=brewster,john-paul-jones --crop=128
 
 The ratio is the mean difference of neighbouring pixels across the border of the hole over that of
 neighbours on one side of it, at most 8 pixels away (`blend.border_gradient`): larger than 1 where a
@@ -42,7 +43,8 @@ flags.DEFINE_string('masks', None, 'Folder of masks of the same names, black is 
                     flag_values=_FLAGS)
 flags.DEFINE_string('figure', '', 'PNG file to write: masked, as it is, seamless and with '
                     'grain, original.', flag_values=_FLAGS)
-flags.DEFINE_integer('shown', 4, 'Pictures of the figure.', flag_values=_FLAGS)
+flags.DEFINE_list('shown', [], 'Names of the pictures of the figure, without .png; all by default.',
+                  flag_values=_FLAGS)
 flags.DEFINE_integer('crop', 0, 'Side of the square of every picture that the figure shows, where '
                      'most of the border is; 0 for the whole.', flag_values=_FLAGS)
 
@@ -135,6 +137,9 @@ def _row(pictures: dict[str, np.ndarray], hole: np.ndarray, crop: int) -> list[n
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f'unexpected argument {argv[1]!r}')
+  for name in _FLAGS.shown:
+    if not os.path.isfile(os.path.join(_FLAGS.images, f'{name}.png')):
+      raise UserError(f'--shown: {_FLAGS.images} has no {name}.png')
   inpainter = Inpainter.from_checkpoint(_FLAGS.model)
   found: list[dict[str, Measured]] = []
   rows: list[list[np.ndarray]] = []
@@ -147,7 +152,7 @@ def main(argv: list[str]) -> None:
     print(name, ' '.join(f'{way} {x.ratio:.2f} (LPIPS {x.lpips:.4f})'
                          for way, x in values.items()), flush=True)
     found.append(values)
-    if len(rows) < _FLAGS.shown:
+    if _FLAGS.figure and (not _FLAGS.shown or os.path.splitext(name)[0] in _FLAGS.shown):
       rows.append(_row(pictures, hole, _FLAGS.crop))
   if not found:
     raise UserError('no picture has a hole with a border')

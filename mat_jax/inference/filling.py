@@ -160,7 +160,8 @@ def _write(job: _Job, output: np.ndarray, options: InpaintOptions) -> None:
   fill = blend(
       views.enlarge(output, window.side), job.truth, job.known, job.hole,
       options.seamless, options.grain and window.kind != 'coarse',
-      window_seed(job.variant.latent_seed, window), options.feather)
+      window_seed(job.variant.latent_seed, window), options.feather,
+      window.enlarge)
   changed = job.hole
   if options.feather:
     changed = grow(job.hole, options.feather) & (job.known | job.hole)

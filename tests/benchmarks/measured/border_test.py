@@ -80,10 +80,13 @@ def test_files_are_paired_by_name(pair, tmp_path):
     next(border.read_pairs(str(tmp_path / 'images'), str(tmp_path / 'masks')))
 
 
-def test_a_missing_folder_is_one_sentence():
+@pytest.mark.parametrize('more,message', [
+    ((), 'nowhere has no PNG files'), (('--shown=a',), '--shown: nowhere has no a.png')])
+def test_missing_files_are_one_sentence(more, message):
   done = subprocess.run(
-      [sys.executable, '-m', 'benchmarks.measured.border', '--images=nowhere', '--masks=nowhere'],
+      [sys.executable, '-m', 'benchmarks.measured.border', '--images=nowhere', '--masks=nowhere',
+       *more],
       cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,
       check=False)
   assert done.returncode == 2
-  assert done.stderr.splitlines()[-1].startswith('error: nowhere has no PNG files')
+  assert done.stderr.splitlines()[-1].startswith(f'error: {message}')
