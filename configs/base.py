@@ -306,8 +306,8 @@ def _inpainting() -> ml_collections.ConfigDict:
   inpaint.context = 1.5
   # How much a result may be enlarged without tiles, and without a notice.
   inpaint.max_enlarge = 2.0
-  # Known pixels around a hole that are completed too, to correct the colours; 0 for none.
-  inpaint.ring = 4
+  # Whether the result is fitted to the colours of the kept pixels beside the hole.
+  inpaint.seamless = True
   # Whether to add the noise of the surroundings that the result lacks.
   inpaint.grain = True
   # Width in pixels of a soft transition, which changes kept pixels; 0 for none.

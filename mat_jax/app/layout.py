@@ -128,7 +128,7 @@ def _fill_step() -> dict[str, Any]:
                              info='side of a window over that of its hole'),
         'max_enlarge': gr.Slider(1, 8, value=_DEFAULTS.max_enlarge, step=0.5, label='Enlarge by',
                                  info='at most, before tiles are used'),
-        'feather': gr.Slider(0, _DEFAULTS.ring, value=0, step=1, label='Feather',
+        'feather': gr.Slider(0, 8, value=0, step=1, label='Feather',
                              info='soft border in pixels; changes kept pixels'),
         'grain': gr.Checkbox(_DEFAULTS.grain, label='Grain', info='add the noise around the hole')}
   parts['run'] = gr.Button('Fill', variant='primary', size='lg', elem_id='run')

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add('--context', type=float, default=_DEFAULTS.context, help='window over hole, at least')
   add('--max_enlarge', type=float, default=_DEFAULTS.max_enlarge,
       help='how much a result may be enlarged without tiles')
-  add('--ring', type=int, default=_DEFAULTS.ring,
-      help='known pixels around a hole that correct its colours')
+  add('--seamless', action=argparse.BooleanOptionalAction, default=_DEFAULTS.seamless,
+      help='fit the result to the colours around the hole')
   add('--grain', action=argparse.BooleanOptionalAction, default=_DEFAULTS.grain,
       help='add the noise of the surroundings')
   add('--feather', type=int, default=0, help='width of a soft transition; changes kept pixels')

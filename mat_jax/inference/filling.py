@@ -35,7 +35,6 @@ class _Job(NamedTuple):
     truth: float32 [S, S, 3] in [-1, 1].
     known: bool [S, S], in the picture and not hole.
     hole: bool [S, S], what to fill.
-    ring: in pixels.
   """
 
   canvas: Canvas
@@ -44,7 +43,6 @@ class _Job(NamedTuple):
   truth: np.ndarray
   known: np.ndarray
   hole: np.ndarray
-  ring: int
 
 
 class Filler:
@@ -72,22 +70,23 @@ class Filler:
     """
     unfilled = hole.copy()
     for wave in plan.waves:
-      jobs = (_job(canvas, variant, window, unfilled, options)
+      jobs = (_job(canvas, variant, window, unfilled)
               for window in wave for canvas, variant in zip(canvases, variants, strict=True))
       for part in _batches(jobs, self._batch):
-        for job, output in zip(part, self._complete(part, options.truncation_psi), strict=True):
+        for job, output in zip(part, self._complete(part, options), strict=True):
           _write(job, output, options)
           on_window()
       for window in wave:
         box = window.hole.box
         unfilled[box.top:box.bottom, box.left:box.right] &= ~window.hole.pixels
 
-  def _complete(self, jobs: list[_Job], truncation_psi: float) -> np.ndarray:
+  def _complete(self, jobs: list[_Job], options: InpaintOptions) -> np.ndarray:
     """What the network makes of each, float32 [n, R, R, 3]."""
-    inputs = self._padded([_inputs(job, self._generator.resolution) for job in jobs])
+    side = self._generator.resolution
+    inputs = self._padded([_inputs(job, side, options.feather) for job in jobs])
     image, mask = (np.stack(arrays) for arrays in zip(*inputs, strict=True))
     z, keep_masks = self._randomness(self._padded(jobs))
-    arguments = (self._variables, image, mask, z, keep_masks, np.float32(truncation_psi))
+    arguments = (self._variables, image, mask, z, keep_masks, np.float32(options.truncation_psi))
     if self._program is None:  # every batch has the same shapes
       self._program = traced.traced(
           functools.partial(_complete, self._generator), _identity(self._generator), arguments)
@@ -138,21 +137,19 @@ def _batches(jobs: Iterator[_Job], size: int) -> Iterator[list[_Job]]:
     yield part
 
 
-def _job(canvas: Canvas, variant: Variant, window: Window, unfilled: np.ndarray,
-         options: InpaintOptions) -> _Job:
+def _job(canvas: Canvas, variant: Variant, window: Window, unfilled: np.ndarray) -> _Job:
   rows, columns = inside(window, unfilled.shape)
   known = np.zeros((window.side, window.side), bool)
   known[rows.start - window.top:rows.stop - window.top,
         columns.start - window.left:columns.stop - window.left] = ~unfilled[rows, columns]
   hole = window.hole_in_window()
-  ring = int(np.ceil(options.ring * max(window.enlarge, 1.0)))
-  return _Job(canvas, variant, window, to_rgb(canvas.read(window)), known & ~hole, hole, ring)
+  return _Job(canvas, variant, window, to_rgb(canvas.read(window)), known & ~hole, hole)
 
 
-def _inputs(job: _Job, side: int) -> tuple[np.ndarray, np.ndarray]:
-  """Image [R, R, 3] and mask [R, R, 1], without the ring."""
-  known = job.known & ~grow(job.hole, job.ring)
-  if not known.any():  # a ring would leave nothing to go by
+def _inputs(job: _Job, side: int, feather: int) -> tuple[np.ndarray, np.ndarray]:
+  """Image [R, R, 3] and mask [R, R, 1]; what a feather changes is completed too."""
+  known = job.known & ~grow(job.hole, feather)
+  if not known.any():  # a feather would leave nothing to go by
     known = job.known
   return views.shrink_known(job.truth, known[..., None].astype(np.float32), side)
 
@@ -161,9 +158,10 @@ def _write(job: _Job, output: np.ndarray, options: InpaintOptions) -> None:
   """Blends the network's output into the canvas."""
   window = job.window
   fill = blend(
-      views.enlarge(output, window.side), job.truth, job.known, job.hole, job.ring,
-      options.grain and window.kind != 'coarse', window_seed(job.variant.latent_seed, window),
-      options.feather)
+      views.enlarge(output, window.side), job.truth, job.known, job.hole,
+      options.seamless, options.grain and window.kind != 'coarse',
+      window_seed(job.variant.latent_seed, window), options.feather,
+      window.enlarge)
   changed = job.hole
   if options.feather:
     changed = grow(job.hole, options.feather) & (job.known | job.hole)

@@ -27,10 +27,10 @@ class InpaintOptions:
       `max_enlarge` and tiles beyond it.
     context: side of a window over the longer side of its holes, at least.
     max_enlarge: how much a result may be enlarged without tiles, and without a notice.
-    ring: known pixels around a hole, in pixels of the network, that the network completes too, to
-      correct its colours; 0 for none.
+    seamless: whether the network's result is fitted to the colours of the kept pixels beside it.
     grain: whether to add the noise of the surroundings that the network's result lacks.
-    feather: width in pixels of a soft transition, which changes kept pixels; 0 for none.
+    feather: width in pixels of a soft transition, for which the network completes so many kept
+      pixels too, and which changes them; 0 for none.
   """
 
   seed: int = 0
@@ -42,7 +42,7 @@ class InpaintOptions:
   strategy: Strategy = 'auto'
   context: float = 1.5
   max_enlarge: float = 2.0
-  ring: int = 4
+  seamless: bool = True
   grain: bool = True
   feather: int = 0
 
@@ -52,12 +52,9 @@ class InpaintOptions:
       raise UserError(f'num_samples is {self.num_samples}; give a number >= 1')
     if self.strategy not in STRATEGIES:
       raise UserError(f'strategy is {self.strategy!r}; choose one of {", ".join(STRATEGIES)}')
-    for field, least in (('context', 1), ('max_enlarge', 1), ('ring', 0), ('feather', 0)):
+    for field, least in (('context', 1), ('max_enlarge', 1), ('feather', 0)):
       if getattr(self, field) < least:
         raise UserError(f'{field} is {getattr(self, field)}; give a number >= {least}')
-    if self.feather > self.ring:
-      raise UserError(f'feather is {self.feather}, wider than the ring of {self.ring} pixels that '
-                      'the network completes; choose a wider ring')
 
   def all_seeds(self) -> tuple[int, ...]:
     """The seed of every completion."""

@@ -110,10 +110,20 @@ def test_a_large_hole_is_enlarged_or_tiled_with_a_notice(inpainter, caplog):
 
 def test_a_feather_changes_kept_pixels_beside_the_hole_alone(inpainter):
   image, mask = _picture(100, 100)
-  options = InpaintOptions(ring=6, feather=3)
+  options = InpaintOptions(feather=3)
   changed = np.any(inpainter.inpaint(image, mask, options=options)[0] != image, axis=-1)
   reach = blend.grow(~mask, 3)
   assert np.any(changed & mask) and not np.any(changed & ~reach)
+
+
+def test_the_network_sees_the_kept_pixels_beside_the_hole(inpainter):
+  image, mask = _picture(64, 64)
+  other = image.copy()
+  beside = mask & blend.grow(~mask, 1)
+  other[beside] = 255 - other[beside]
+  plain, changed = (inpainter.inpaint(x, mask, options=InpaintOptions(seamless=False))[0]
+                    for x in (image, other))
+  assert np.any(plain[~mask] != changed[~mask])
 
 
 def test_wrong_arrays_are_named(inpainter):
