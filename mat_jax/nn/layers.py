@@ -63,10 +63,10 @@ def _leaky_relu_forward(x: jax.Array, scale: float,
 def _leaky_relu_backward(scale: float, is_float16: bool, y: jax.Array,
                          gradient: jax.Array) -> tuple[jax.Array]:
   slope = jnp.where(y > 0.0, scale, 0.2 * scale)
-  if is_float16:
-    slope = jnp.where(jnp.abs(y) < float16.LIMIT, slope, 0.0)
-  gradient = upcast(gradient)
-  return (gradient * slope.astype(gradient.dtype),)
+  if not is_float16:
+    return (gradient * slope.astype(gradient.dtype),)
+  slope = jnp.where(jnp.abs(y) < float16.LIMIT, slope, 0.0)
+  return (upcast(float16.stored(upcast(gradient) * slope)),)
 
 
 _leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
@@ -317,9 +317,10 @@ class StyleConv(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     # Not `activate`: y, which has the signs, is a residual of the demodulation anyway.
     y = y + bias.astype(y.dtype)
-    y = jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
     if self.implementation.dtype != jnp.float16:
-      return y
+      return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
+    y = float16.store_gradient(y)
+    y = jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
     return jax.lax.clamp(-float16.LIMIT, y, float16.LIMIT).astype(jnp.float16)
 
   def _add_noise(self, y: jax.Array, noise_mode: str) -> jax.Array:

@@ -21,6 +21,24 @@ def upcast(x: jax.Array) -> jax.Array:
   return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
 
 
+def stored(x: jax.Array) -> jax.Array:
+  """float32 -> float16, in which XLA then stores it, once for all that reads it.
+
+  Left alone XLA takes the way through float16 for superfluous. It then stores float32, or computes
+  the values again for each kernel that reads them.
+  """
+  return lax.optimization_barrier(x.astype(jnp.float16))
+
+
+@jax.custom_vjp
+def store_gradient(x: jax.Array) -> jax.Array:
+  """float32 as it is, whose gradient is `stored` in float16."""
+  return x
+
+
+store_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (upcast(stored(gradient)),))
+
+
 @jax.custom_vjp
 def clamp(x: jax.Array) -> jax.Array:
   """float32 -> float16, clamped to +-`LIMIT`.
@@ -37,7 +55,7 @@ def _clamp_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _clamp_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-  return (upcast(jnp.where(jnp.abs(y) < LIMIT, gradient, 0.0)),)
+  return (upcast(stored(jnp.where(jnp.abs(y) < LIMIT, gradient, 0.0))),)
 
 
 clamp.defvjp(_clamp_forward, _clamp_backward)

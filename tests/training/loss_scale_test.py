@@ -25,7 +25,7 @@ _KEPT_FROM_D = ('d_params', 'd_optimizer', 'lecam')
 
 class _State(flax.struct.PyTreeNode):
   params: Any
-  loss_scale: loss_scale.LossScales | None = None
+  loss_scale: Any = None
 
 
 def _equal(a, b):
