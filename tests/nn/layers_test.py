@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +103,7 @@ def test_bfloat16_compute_keeps_float32_parameters():
   assert module.apply(variables, x, style).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu'])
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
 @pytest.mark.parametrize('options', [
     {'kernel_size': 3}, {'kernel_size': 3, 'up': 2}, {'kernel_size': 1, 'demodulate': False}])
 def test_huge_styles_do_not_overflow_in_float16(platform, options):
@@ -111,7 +113,9 @@ def test_huge_styles_do_not_overflow_in_float16(platform, options):
 
   def run(dtype):
     module = layers.ModulatedConv2d(4, implementation=for_platform(dtype, platform), **options)
-    variables = module.init(jax.random.key(2), x, style)
+    return jax.jit(functools.partial(gradients, module))(module.init(jax.random.key(2), x, style))
+
+  def gradients(module, variables):
     y, pullback = jax.vjp(lambda *inputs: module.apply(inputs[0], x, inputs[1]), variables, style)
     # Of a size between the ends of float16, as loss scaling provides.
     return y, pullback(y / jnp.sum(jnp.square(y)))
