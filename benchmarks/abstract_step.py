@@ -40,7 +40,7 @@ class Case:
   Attributes:
     resolution: side of the images.
     batch_size: images of a step, over all devices.
-    dtype: 'float32' or 'bfloat16', of activations.
+    dtype: 'float32', 'bfloat16' or 'float16', of activations.
     implementations: of the heavy operations, 'auto', 'cpu', 'gpu' or 'tpu'.
     remat: blocks recompute their activations in the backward pass.
     microbatch: images whose gradients are computed at a time, over all devices; None for all.

@@ -3,7 +3,7 @@
 TPUs: cloud.google.com/tpu/docs, system architecture of each version. Cards: NVIDIA's data sheets
 of T4, V100, L4, A100, H100 and H200, dense rates, those of the SXM version where there are two.
 A rate is that of matmuls as JAX computes them by default: a TPU multiplies float32 in bfloat16,
-cards since Ampere in TF32. Memory and bandwidth of cards are those of `compiled.gpu_target`.
+cards since Ampere in TF32. Rates of float16 are those with sums in float32. Memory and bandwidth of cards are those of `compiled.gpu_target`.
 """
 
 import dataclasses
@@ -21,12 +21,19 @@ class Peak:
     float32_flops: float32 operations per second.
     bandwidth: bytes per second to and from its memory; NaN where not stated here.
     memory: bytes; likewise.
+    float16_flops: float16 operations per second; likewise.
   """
 
   flops: float
   float32_flops: float
   bandwidth: float = math.nan
   memory: float = math.nan
+  float16_flops: float = math.nan
+
+  def rate(self, dtype: str) -> float:
+    """Operations per second in 'bfloat16', 'float16' or 'float32'; NaN where not stated here."""
+    return {'bfloat16': self.flops, 'float16': self.float16_flops,
+            'float32': self.float32_flops}[dtype]
 
   def roofline(self, flops: float, accessed: float) -> float:
     """Seconds that so many operations and bytes take at least, both at once.
@@ -40,13 +47,15 @@ def _tpu(teraflops: float, bandwidth: float, memory: float) -> Peak:
   return Peak(teraflops * _TERA, teraflops * _TERA, bandwidth * _GIGA, memory * _GIGA)
 
 
-def _card(bfloat16: float, float32: float) -> Peak:
-  return Peak(bfloat16 * _TERA, float32 * _TERA)
+def _card(bfloat16: float, float32: float, float16: float | None = None) -> Peak:
+  """A card, whose float16 is as fast as its bfloat16 unless it is given."""
+  return Peak(bfloat16 * _TERA, float32 * _TERA,
+              float16_flops=(bfloat16 if float16 is None else float16) * _TERA)
 
 
 TPUS = {'v4': _tpu(275, 1200, 32), 'v5e': _tpu(197, 819, 16), 'v5p': _tpu(459, 2765, 95),
         'v6e': _tpu(918, 1638, 32)}
-CARDS = {'t4': _card(math.nan, 8.1), 'v100': _card(math.nan, 15.7), 'l4': _card(121, 60),
+CARDS = {'t4': _card(math.nan, 8.1, 65), 'v100': _card(math.nan, 15.7, 125), 'l4': _card(121, 60),
          'a100': _card(312, 156), 'h100': _card(989, 494), 'h200': _card(989, 494)}
 # Start of jax.Device.device_kind -> figures. The first one that fits counts.
 _KINDS = {
@@ -64,7 +73,7 @@ def peak_flops(kind: str, dtype: str) -> float | None:
 
   Args:
     kind: `jax.Device.device_kind`.
-    dtype: 'bfloat16' or 'float32', of the operands.
+    dtype: 'bfloat16', 'float16' or 'float32', of the operands.
 
   Returns:
     The rate, or None for a device or dtype that the table lacks.
@@ -72,6 +81,6 @@ def peak_flops(kind: str, dtype: str) -> float | None:
   for start, peak in _KINDS.items():
     # 'NVIDIA L40' is another card than 'NVIDIA L4'.
     if kind == start or kind.startswith((start + ' ', start + '-')):
-      rate = peak.flops if dtype == 'bfloat16' else peak.float32_flops
+      rate = peak.rate(dtype)
       return None if math.isnan(rate) else rate
   return None

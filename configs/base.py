@@ -53,7 +53,8 @@ def _model() -> ml_collections.ConfigDict:
   model.mapping_layers = config_dict.placeholder(int)
   # Channel multiplier of both networks; 1.0 is the published size.
   model.width = 1.0
-  # Dtype of activations: 'float32', 'bfloat16', or 'auto' (bfloat16 on a TPU).
+  # Dtype of activations: 'float32', 'bfloat16', 'float16', or 'auto': bfloat16 on TPUs and on
+  # NVIDIA cards since Ampere, float16 on older ones (T4, V100, RTX 20), float32 elsewhere.
   # Parameters, losses and statistics are always float32.
   model.dtype = 'auto'
   return model

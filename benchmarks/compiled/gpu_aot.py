@@ -2,7 +2,7 @@
 
   python -m benchmarks.compiled.gpu_aot --target=h100
   python -m benchmarks.compiled.gpu_aot --target=a100 --remat --batch=32 --devices=1 --devices=4
-  python -m benchmarks.compiled.gpu_aot --target=t4 --resolution=512
+  python -m benchmarks.compiled.gpu_aot --target=t4 --batch=8
 
 Searches the largest batch of a card, and compiles that on every number of cards in
 `--devices`. Nothing runs: memory and operations are the compiler's, seconds are bounds that no
@@ -35,8 +35,8 @@ _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 _TARGET = flags.DEFINE_enum('target', None, gpu_target.NAMES, 'The card.', required=True,
     flag_values=_FLAGS)
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.', flag_values=_FLAGS)
-_DTYPE = flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16'),
-                           'Of activations; by default bfloat16, on a T4 float32.',
+_DTYPE = flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16', 'float16'),
+                           'Of activations; by default bfloat16, on a T4 float16.',
     flag_values=_FLAGS)
 _REMAT = flags.DEFINE_bool('remat', False, 'Recomputes activations in the backward pass.',
     flag_values=_FLAGS)
@@ -99,8 +99,8 @@ def chosen_dtype(target: Target, name: str | None) -> str:
     return name or 'bfloat16'
   if name == 'bfloat16':
     raise UserError(f'a {target.name.upper()} has no tensor cores for bfloat16; take '
-                    '--dtype=float32')
-  return 'float32'
+                    '--dtype=float16')
+  return name or 'float16'
 
 
 def analytic_flops(case: Case) -> tuple[float, float]:
@@ -133,7 +133,7 @@ def report_program(target: Target, case: Case, program: Program,
   kernels = gpu_hlo.kernels(program.text, 1 / settings.r1_interval)
   needed, of_r1 = analytic_flops(dataclasses.replace(case, batch_size=images))
   rare = of_r1 / settings.r1_interval
-  activations = 'bf16' if case.dtype == 'bfloat16' else 'f32'
+  activations = {'bfloat16': 'bf16', 'float16': 'f16', 'float32': 'f32'}[case.dtype]
   floor = (needed - rare) / target.peaks[activations] + rare / target.peaks['f32']
   to_kimg = 1000 / images
   return {

@@ -49,7 +49,7 @@ def read(name: str) -> Target:
     return int(found.group(1))
 
   peak = CARDS[name]
-  peaks = {'bf16': peak.flops, 'f32': peak.float32_flops}
+  peaks = {'bf16': peak.flops, 'f16': peak.float16_flops, 'f32': peak.float32_flops}
   return Target(name, text, {dtype: rate for dtype, rate in peaks.items() if not math.isnan(rate)},
                 number('device_memory_size'), number('memory_bandwidth'))
 

@@ -53,7 +53,7 @@ Row = dict[str, Any]
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.', flag_values=_FLAGS)
 _WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier.', flag_values=_FLAGS)
-_DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float32, or auto: bfloat16 on a TPU.',
+_DTYPE = flags.DEFINE_string('dtype', 'auto', 'bfloat16, float16, float32, or auto; see configs/base.py.',
     flag_values=_FLAGS)
 _IMPLEMENTATIONS = flags.DEFINE_string('implementations', 'auto', 'See configs/base.py.',
     flag_values=_FLAGS)

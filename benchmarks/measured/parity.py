@@ -6,7 +6,7 @@
 Generator and discriminator at 256 px, and the gradients of the phases of a training step,
 against values that the published implementation computed in float32 on a CPU: with full float32
 precision of matmuls and convolutions ('float32'), with JAX's default ('default': TF32 on NVIDIA
-cards since Ampere, bfloat16 on a TPU), and with a network in bfloat16. A network's error is
+cards since Ampere, bfloat16 on a TPU), and with a network in bfloat16 or float16. A network's error is
 max|a - b| / max|b|; a gradient's that of its norm and that of its dot product with known values,
 both over the norm. 'allowed' is what the tests allow in float32. Each row is printed when it is
 computed; the last line is JSON.
@@ -34,7 +34,7 @@ from mat_jax.training.objectives import Networks
 
 Row = dict[str, Any]
 
-PRECISIONS = ('float32', 'default', 'bfloat16')
+PRECISIONS = ('float32', 'default', 'bfloat16', 'float16')
 PROGRAMS = (*published.CASES, *published_phases.PHASES)
 
 # Of this command alone: others, which a test imports too, have flags of the same names.
@@ -59,7 +59,7 @@ class Precision:
 
 def precision(name: str) -> Precision:
   """One of `PRECISIONS`."""
-  dtype = jnp.bfloat16 if name == 'bfloat16' else jnp.float32
+  dtype = jnp.dtype(name) if name in ('bfloat16', 'float16') else jnp.float32
   products = 'highest' if name == 'float32' else None
   return Precision(dtype, lambda: jax.default_matmul_precision(products))
 

@@ -60,8 +60,12 @@ def abstract_state(state: State, sharding: jax.sharding.Sharding) -> State:
 
 
 def items_of(state: State) -> dict[str, dict[str, Tree]]:
-  """The fields of a state by the item that stores them: item -> field -> tree."""
-  fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+  """The fields of a state by the item that stores them: item -> field -> tree.
+
+  Fields that are None, as a state need not have them, are left out.
+  """
+  fields = {field.name: tree for field in dataclasses.fields(state)
+            if (tree := getattr(state, field.name)) is not None}
   ema = {name: fields.pop(name) for name in _EMA_FIELDS}
   return {'ema': ema, 'training': fields}
 

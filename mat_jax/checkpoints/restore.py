@@ -1,6 +1,7 @@
 """Finds and reads the newest state of a run, on every process the same."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+import dataclasses
 import functools
 import os
 import shutil
@@ -36,7 +37,8 @@ def restore_newest(folder: str, like: State, model: Mapping[str, Any]) -> State 
 
   Args:
     folder: of the step directories, on a disk that all processes share.
-    like: `jax.ShapeDtypeStruct`s with shardings.
+    like: `jax.ShapeDtypeStruct`s with shardings. A field whose default is None is also None in
+      the state if the checkpoint lacks it, and is not read if it is None here.
     model: `config.model`.
 
   Raises:
@@ -133,14 +135,19 @@ def _read(path: str, like: State, model: Mapping[str, Any]) -> State:
         f'{meta.get("format", 1)}, this one has {FORMAT}) and cannot be resumed; choose another '
         f'workdir, with --config.init_from={path} to start from its networks')
   check_architecture(meta['model'], model, path)
+  optional = {field.name for field in dataclasses.fields(like) if field.default is None}
   fields: dict[str, Any] = {}
   for item, trees in items.items():
-    fields |= _read_item(os.path.join(path, item), trees)
+    fields |= _read_item(os.path.join(path, item), trees, optional)
   return type(like)(**fields)
 
 
-def _read_item(path: str, like: dict[str, Tree]) -> dict[str, Tree]:
+def _read_item(path: str, like: dict[str, Tree], optional: Collection[str]) -> dict[str, Tree]:
+  """The fields of an item; of the optional ones those that are there and wanted."""
   shapes = read_shapes(path)
+  missing = {name for name in optional if (name in shapes) != (name in like)}
+  shapes, like = ({name: tree for name, tree in trees.items() if name not in missing}
+                  for trees in (shapes, like))
   found, wanted = ({name: leaf.shape for name, leaf in ocp.tree.to_flat_dict(tree).items()}
                    for tree in (shapes, like))
   for name in sorted(found.keys() | wanted.keys()):

@@ -2,47 +2,71 @@
 
 Kernels are stored with unit variance and scaled when used (equalised learning
 rate, arXiv 1710.10196). Maps are NHWC. Parameters are float32; matmuls and convolutions
-run in the dtype of `Implementation`.
+run in the dtype of `Implementation`. `mat_jax.ops.float16` says what is different in float16.
 """
 
+import dataclasses
 import functools
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
-from mat_jax.ops import convolution, resample
+from mat_jax.ops import convolution, float16, resample
+from mat_jax.ops.float16 import upcast
 from mat_jax.ops.implementation import PORTABLE, Implementation
 
 
-def activate(x: jax.Array, activation: str, gain: float = 1.0) -> jax.Array:
-  """'lrelu': leaky ReLU of slope 0.2, times sqrt(2) and `gain`; 'linear': times `gain`."""
+def activate(x: jax.Array, activation: str, gain: float = 1.0,
+             dtype: Any = None) -> jax.Array:
+  """Activation of a layer.
+
+  Args:
+    x: of any shape.
+    activation: 'lrelu': leaky ReLU of slope 0.2, times sqrt(2) and `gain`; 'linear': times `gain`.
+    gain: a factor.
+    dtype: the compute dtype; None for that of `x`, which may also be float32 for float16.
+
+  Returns:
+    The result in the compute dtype; in float16 clamped to +-`float16.LIMIT`.
+  """
+  is_float16 = (dtype or x.dtype) == jnp.float16
+  x = upcast(x)
   if activation == 'lrelu':
-    return _leaky_relu(x, math.sqrt(2.0) * gain)
+    return _leaky_relu(x, math.sqrt(2.0) * gain, is_float16)
   if activation == 'linear':
-    return x if gain == 1.0 else x * gain
+    x = x if gain == 1.0 else x * gain
+    return float16.clamp(x) if is_float16 else x
   raise ValueError(f'unknown activation {activation!r}')
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _leaky_relu(x: jax.Array, scale: float) -> jax.Array:
-  """Leaky ReLU of slope 0.2, times `scale` > 0.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _leaky_relu(x: jax.Array, scale: float, is_float16: bool) -> jax.Array:
+  """Leaky ReLU of slope 0.2, times `scale` > 0; to float16, `x` is float32 and the result clamped.
 
   The derivative takes the slope from the sign of the result, which is a residual of the next
   layer anyway: neither the input nor its signs are residuals. It is differentiable, for R1.
   """
-  return jnp.where(x > 0.0, x, 0.2 * x) * scale
+  y = jnp.where(x > 0.0, x, 0.2 * x) * scale
+  return float16.clamp(y) if is_float16 else y
 
 
-def _leaky_relu_forward(x: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
-  y = _leaky_relu(x, scale)
+def _leaky_relu_forward(x: jax.Array, scale: float,
+                        is_float16: bool) -> tuple[jax.Array, jax.Array]:
+  y = _leaky_relu(x, scale, is_float16)
   return y, y
 
 
-def _leaky_relu_backward(scale: float, y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-  return (gradient * jnp.where(y > 0.0, scale, 0.2 * scale).astype(gradient.dtype),)
+def _leaky_relu_backward(scale: float, is_float16: bool, y: jax.Array,
+                         gradient: jax.Array) -> tuple[jax.Array]:
+  slope = jnp.where(y > 0.0, scale, 0.2 * scale)
+  if not is_float16:
+    return (gradient * slope.astype(gradient.dtype),)
+  slope = jnp.where(jnp.abs(y) < float16.LIMIT, slope, 0.0)
+  return (upcast(float16.stored(upcast(gradient) * slope)),)
 
 
 _leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
@@ -121,8 +145,8 @@ class FullyConnected(nn.Module):
     """[..., in] -> [..., features]."""
     dtype = self.implementation.dtype
     kernel, bias, gain = self._weights(x.shape[-1])
-    y = gain * self._product(x.astype(dtype), kernel.astype(dtype))
-    return activate(y + bias.astype(dtype), self.activation)
+    y = gain * upcast(self._product(x.astype(dtype), kernel.astype(dtype)))
+    return activate(y + bias.astype(y.dtype), self.activation, dtype=dtype)
 
   def _weights(self, inputs: int) -> tuple[jax.Array, jax.Array, float]:
     """Kernel [inputs, features], bias, and the factor on a matmul with the kernel."""
@@ -180,11 +204,11 @@ class Conv2d(nn.Module):
     y = resample.resample_conv(
         x.astype(dtype), kernel.astype(dtype), self.up, self.down,
         implementation=self.implementation)
-    y = y * _gain(shape)
+    y = upcast(y) * _gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
-      y = y + bias.astype(dtype)
-    return activate(y, self.activation, self.gain)
+      y = y + bias.astype(y.dtype)
+    return activate(y, self.activation, self.gain, dtype)
 
 
 class ModulatedConv2d(nn.Module):
@@ -210,28 +234,52 @@ class ModulatedConv2d(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
-    """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]."""
-    dtype = self.implementation.dtype
-    scale = FullyConnected(x.shape[-1], bias_init=1.0, implementation=self.implementation,
-                           name='affine')(style)
+    """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]; from float16 to float32."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    scale = self._styles(style, x.shape[-1]) * _gain(shape)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
-    scale = scale * _gain(shape)
-    if not self.demodulate and self.up == 1 and shape[:2] == (1, 1) and (
+    # Large styles would make sums of the convolution overflow, so that the largest one of each
+    # image is a factor on the result instead. It cancels out, and so it has no gradient.
+    factor = _largest(scale) / _gain(shape) if self._is_float16 else None
+    y = upcast(self._convolve(x, scale if factor is None else scale / factor, kernel))
+    if self.demodulate:
+      # As a sum of slices: XLA's reduction of leading axes is slow on the CPU.
+      power = sum(jnp.square(kernel[i, j]) for i in range(shape[0]) for j in range(shape[1]))
+      norm = jax.lax.rsqrt(jnp.square(scale.astype(jnp.float32)) @ power + 1e-8)
+      factor = norm if factor is None else factor * norm
+    return y if factor is None else y * factor.astype(y.dtype)[:, None, None, :]
+
+  @property
+  def _is_float16(self) -> bool:
+    return bool(self.implementation.dtype == jnp.float16)
+
+  def _styles(self, style: jax.Array, features: int) -> jax.Array:
+    """[N, S] -> scales of the input channels [N, features]; in float32 for float16."""
+    implementation = self.implementation
+    if self._is_float16:
+      implementation = dataclasses.replace(implementation, dtype=jnp.float32)
+    return FullyConnected(features, bias_init=1.0, implementation=implementation,
+                          name='affine')(style)
+
+  def _convolve(self, x: jax.Array, scale: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of the scaled map [N, H, W, in], scales [N, in], in the compute dtype."""
+    dtype = self.implementation.dtype
+    x = x.astype(dtype)
+    if not self.demodulate and self.up == 1 and kernel.shape[:2] == (1, 1) and (
         self.implementation.pointwise == 'matmul'):
       # A small kernel per image avoids a scaled copy of the map. (On a TPU the scaling is fused
       # into the convolution, and this would change the layout of the map.)
       kernels = kernel[0, 0] * scale[:, :, None]
-      return jnp.einsum('nhwi,nio->nhwo', x.astype(dtype), kernels.astype(dtype))
-    y = resample.resample_conv(
-        x.astype(dtype) * scale[:, None, None, :], kernel.astype(dtype), up=self.up,
-        implementation=self.implementation)
-    if self.demodulate:
-      # As a sum of slices: XLA's reduction of leading axes is slow on the CPU.
-      power = sum(jnp.square(kernel[i, j]) for i in range(shape[0]) for j in range(shape[1]))
-      norm = jnp.square(scale.astype(jnp.float32)) @ power
-      y = y * jax.lax.rsqrt(norm + 1e-8).astype(dtype)[:, None, None, :]
-    return y
+      return jnp.einsum('nhwi,nio->nhwo', x, kernels.astype(dtype))
+    scaled = (upcast(x) * scale[:, None, None, :]).astype(dtype)
+    return resample.resample_conv(
+        scaled, kernel.astype(dtype), up=self.up, implementation=self.implementation)
+
+
+def _largest(scale: jax.Array) -> jax.Array:
+  """The largest magnitude of each row of [N, C], [N, 1], and not 0; a constant."""
+  largest = jnp.max(jnp.abs(jax.lax.stop_gradient(scale)), axis=-1, keepdims=True)
+  return jnp.maximum(largest, 1e-8)
 
 
 class StyleConv(nn.Module):
@@ -269,7 +317,11 @@ class StyleConv(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     # Not `activate`: y, which has the signs, is a residual of the demodulation anyway.
     y = y + bias.astype(y.dtype)
-    return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
+    if self.implementation.dtype != jnp.float16:
+      return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
+    y = float16.store_gradient(y)
+    y = jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
+    return jax.lax.clamp(-float16.LIMIT, y, float16.LIMIT).astype(jnp.float16)
 
   def _add_noise(self, y: jax.Array, noise_mode: str) -> jax.Array:
     n, h, w, _ = y.shape
@@ -321,6 +373,8 @@ class ToRGB(nn.Module):
       y = with_layout_constraint(y, Layout((0, 3, 1, 2)))
     # RGB images of up to seven resolutions are summed, in float32.
     y = y.astype(jnp.float32) + bias
+    if self.implementation.dtype == jnp.float16:
+      y = jax.lax.clamp(-float16.LIMIT, y, float16.LIMIT)
     if skip is None:
       return y
     if skip.shape[1:3] != y.shape[1:3]:

@@ -22,13 +22,37 @@ GROUP_SIZE = 4  # images of a group of the minibatch standard deviation
 RELEASED_MAPPING_LAYERS = 8
 
 
-def compute_dtype(name: str) -> Any:
-  """'float32', 'bfloat16', or 'auto': bfloat16 on a TPU, else float32."""
+_DTYPES = ('float32', 'bfloat16', 'float16')
+_AMPERE = 8.0  # compute capability of the first NVIDIA cards with tensor cores for bfloat16
+
+
+def compute_dtype(name: str, device: jax.Device | None = None) -> Any:
+  """The dtype of `config.model.dtype`.
+
+  Args:
+    name: 'float32', 'bfloat16', 'float16', or 'auto' for the fastest on the device.
+    device: what to compute on; None for the first one of this process.
+
+  Raises:
+    UserError: another name.
+  """
   if name == 'auto':
-    name = 'bfloat16' if jax.default_backend() == 'tpu' else 'float32'
-  if name not in ('float32', 'bfloat16'):
-    raise UserError(f"model.dtype is {name!r}; choose 'float32', 'bfloat16' or 'auto'")
+    name = _fastest_dtype(device or jax.local_devices()[0])
+  if name not in _DTYPES:
+    raise UserError(f"model.dtype is {name!r}; choose 'float32', 'bfloat16', 'float16' or 'auto'")
   return jnp.dtype(name)
+
+
+def _fastest_dtype(device: jax.Device) -> str:
+  """bfloat16 on TPUs and NVIDIA cards since Ampere, float16 on older ones, else float32."""
+  if device.platform == 'tpu':
+    return 'bfloat16'
+  try:
+    # Of NVIDIA cards a number such as '7.5'; others have none, or a name.
+    capability = float(getattr(device, 'compute_capability', ''))
+  except ValueError:
+    return 'float32'
+  return 'bfloat16' if capability >= _AMPERE else 'float16'
 
 
 def _checked_resolution(model: ml_collections.ConfigDict) -> int:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mat_jax.ops import convolution, strided
+from mat_jax.ops.float16 import stored, upcast
 from mat_jax.ops.implementation import CONVOLUTION, PORTABLE, Implementation
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -74,6 +75,10 @@ def blur(x: jax.Array, padding: tuple[int, int], down: int = 1,
   """
   if implementation.fir == 'depthwise':
     return upfirdn(x, fir_filter(), down=down, padding=padding)
+  if x.dtype == jnp.float16:  # The unscaled sums, 64 times the map, could overflow.
+    for axis in (1, 2):
+      x = stored(_filter_axis(upcast(x), axis, padding, down) * 0.125)
+    return x
   x = _filter_axis(x, 1, padding, down)
   return _filter_axis(x, 2, padding, down) * (1.0 / 64.0)
 
@@ -129,8 +134,8 @@ def _upsample_conv_sub_kernels(x: jax.Array, kernel: jax.Array,
         convolution.convolve(x, kernel[row_taps, column_taps], (row_pad, column_pad),
                              implementation)
         for column_taps, column_pad in ((slice(0, 3, 2), 1), (slice(1, 2), 0)))
-    rows.append(_blur_dilated_axis(even, odd, 2))
-  return _blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)
+    rows.append(_blur_dilated_axis(upcast(even), upcast(odd), 2))
+  return (_blur_dilated_axis(rows[0], rows[1], 1) * (1.0 / 16.0)).astype(x.dtype)
 
 
 def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,

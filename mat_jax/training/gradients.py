@@ -50,6 +50,16 @@ def mean_gradients(loss: Loss, params: Tree, shared: Tree, examples: Tree,
   return jax.tree.map(lambda x: x / microbatches, total)
 
 
+def _scaled(loss: Loss) -> Loss:
+  """The loss times a factor, which is the second one of what all examples share."""
+
+  def scaled(params: Tree, shared: Tree, examples: Tree) -> tuple[jax.Array, Metrics]:
+    value, metrics = loss(params, shared[0], examples)
+    return value * shared[1], metrics
+
+  return scaled
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
   """The context of the phases of a step: what they need beside the state.
@@ -91,13 +101,25 @@ class Context:
   def _is_tpu(self) -> bool:
     return self.mesh is not None and self.mesh.devices.flat[0].platform == 'tpu'
 
-  def gradients(self, loss: Loss, params: Tree, shared: Tree,
-                examples: Tree) -> tuple[Tree, Metrics]:
+  def gradients(self, loss: Loss, params: Tree, shared: Tree, examples: Tree,
+                scale: jax.Array | None = None) -> tuple[Tree, Metrics]:
     """`mean_gradients`, data parallel over the devices.
 
     Each device sums the gradients of its own images first, so that a single all-reduce of one
     copy of the gradients is all the communication.
+
+    Args:
+      loss: see `mean_gradients`.
+      params: what to differentiate by.
+      shared: what all examples need.
+      examples: arrays [N, ...].
+      scale: float32 [], a factor on the loss and thus on the gradients; None for none.
+
+    Returns:
+      Gradients and metrics of all examples; the metrics are not scaled.
     """
+    if scale is not None:
+      loss, shared = _scaled(loss), (shared, scale)
     microbatches = self.settings.batch_size // self.settings.microbatch
     devices = 1 if self.mesh is None else self.mesh.devices.size
     # Groups of the minibatch standard deviation that span devices are left to XLA's automatic

@@ -25,7 +25,7 @@ from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.inference import completion
 from mat_jax.runtime import image_grid, sharding
 from mat_jax.runtime.preemption import Preemption, Rescue
-from mat_jax.training import accumulators, aot, microbatch, status
+from mat_jax.training import accumulators, aot, loss_scale, microbatch, status
 from mat_jax.training.inputs import Stream
 from mat_jax.training.nan_guard import NanGuard
 from mat_jax.training.objectives import Networks
@@ -204,6 +204,9 @@ class Loop:
     metrics: dict[str, float] = {}
     tick = -(-step // self._schedule.tick)
     logging.info(status.line(tick, row['progress/kimg'], timing))
+    if state.loss_scale is not None:
+      logging.info('loss scale and steps skipped until now: G %g and %d, D %g and %d', *(
+          row[f'loss_scale/{name}'] for name in ('g', 'skipped_steps_g', 'd', 'skipped_steps_d')))
     if is_snapshot and run.validate is not None:
       found = run.validate(run.networks, _averaged(state), self._stopped_by_signal)
       if found is None:
@@ -228,11 +231,13 @@ class Loop:
 
   def _row(self, state: TrainState, timing: status.Timing) -> dict[str, float]:
     """The row of a tick: means since the last one, progress, speed."""
-    run, host = self._run, jax.device_get((state.totals, state.augment, state.images_seen))
-    sums, augment, images_seen = host
+    run, host = self._run, jax.device_get(
+        (state.totals, state.augment, state.images_seen, state.loss_scale))
+    sums, augment, images_seen, scales = host
     return accumulators.means(sums) | {
         'progress/kimg': int(images_seen) / 1000,
         'augment/probability': float(augment.probability),
+        **loss_scale.summary(scales),
         'data/unreadable_images': len(run.stream.unreadable),
         'time/sec_per_kimg': timing.sec_per_kimg, 'time/images_per_sec': timing.images_per_sec,
         **{f'memory/{name}_gb': used for name, used in status.memory().items()},

@@ -24,7 +24,7 @@ from mat_jax.errors import UserError
 from mat_jax.features import vgg
 from mat_jax.nn import model_config, projected
 from mat_jax.runtime import sharding
-from mat_jax.training import aot, growing
+from mat_jax.training import aot, growing, loss_scale
 from mat_jax.training import settings as settings_lib
 from mat_jax.training.objectives import Networks
 from mat_jax.training.train_state import TrainState
@@ -106,8 +106,11 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
   replicated = sharding.replicated(mesh)
   create = aot.compiled_create(networks, settings, mesh)
   key = jax.random.key(config.seed)
-  state = checkpoints.restore(abstract_state(jax.eval_shape(create, key), replicated))
+  like = abstract_state(jax.eval_shape(create, key), replicated)
+  state = checkpoints.restore(like)
   if state is not None:
+    if like.loss_scale is not None and state.loss_scale is None:  # it was not in float16 until now
+      state = state.replace(loss_scale=sharding.replicate(loss_scale.fresh(), mesh))
     logging.info('Resumed at step %d, %.1f kimg.', int(state.step),
                  int(state.images_seen) / 1000)
   else:

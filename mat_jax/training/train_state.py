@@ -16,6 +16,8 @@ from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import LAYERS, PARAMS, ProjectedDiscriminator
 from mat_jax.ops.implementation import for_platform
 from mat_jax.training import accumulators as accumulators
+from mat_jax.training import loss_scale
+from mat_jax.training.loss_scale import LossScales
 from mat_jax.training.settings import Optimizer, Training
 
 Tree = Any
@@ -56,6 +58,7 @@ class TrainState(flax.struct.PyTreeNode):
     augment: of adaptive augmentation.
     lecam: moving averages of the logits: 'real', 'fake', 'real_stage1', 'fake_stage1'.
     totals: metric accumulators since the last tick; see `accumulators`.
+    loss_scale: of a run in float16, by network; None in other dtypes.
   """
 
   step: jax.Array
@@ -72,6 +75,7 @@ class TrainState(flax.struct.PyTreeNode):
   augment: AugmentState
   lecam: dict[str, jax.Array]
   totals: accumulators.Accumulators
+  loss_scale: LossScales | None = None
 
 
 def _finite(gradients: Tree) -> Tree:
@@ -195,7 +199,8 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
           probability=jnp.float32(settings.augmentation.probability),
           sign_sum=jnp.float32(0.0), sign_count=jnp.float32(0.0)),
       lecam={name: jnp.float32(0.0) for name in LECAM_AVERAGES},
-      totals=accumulators.empty(_optional_losses(settings, projected)))
+      totals=accumulators.empty(_optional_losses(settings, projected)),
+      loss_scale=loss_scale.fresh() if generator.dtype == jnp.float16 else None)
 
 
 def _no_features(side: int) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mat_jax.training import accumulators, augment, objectives
+from mat_jax.training import accumulators, augment, loss_scale, objectives
 from mat_jax.training.gradients import Context
 from mat_jax.training.objectives import Batch, Metrics
 from mat_jax.training.random_inputs import sample_transforms
@@ -43,7 +43,7 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
     g_key, d_key, r1_key = jax.random.split(key, 3)
     metrics = dict.fromkeys(accumulators.LOSSES, jnp.float32(0.0))
 
-    buffers = state.g_buffers
+    begun, buffers = state, state.g_buffers
     if not freeze_generator:
       state, metrics = _count(
           metrics, update_generator(state, features, batch, g_key, context))
@@ -58,7 +58,7 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
       state = state.replace(augment=adapt_augmentation(
           state.augment, metrics['signs/real'], state.step, settings))
     state = (state.replace(g_buffers=buffers) if freeze_generator
-             else update_ema(state, settings))
+             else loss_scale.unless_skipped(begun, state, update_ema(state, settings)))
     watched = jnp.stack([metrics[name] for name in accumulators.LOSSES])
     return state.replace(
         step=state.step + 1, images_seen=state.images_seen + settings.batch_size), watched
@@ -85,7 +85,8 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
     context: modules and settings.
 
   Returns:
-    The state with the updated generator, and metrics.
+    The state with the updated generator, and metrics. In float16, where the gradients are not
+    finite, only the loss scale is changed.
   """
   networks, settings = context.networks, context.settings
   random_inputs = context.sample(key, state)
@@ -100,11 +101,16 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
       loss, state.g_params,
       shared={'g_buffers': buffers, 'd_params': state.d_params, 'features': features,
               'probability': state.augment.probability},
-      examples={'batch': batch, 'random_inputs': random_inputs})
+      examples={'batch': batch, 'random_inputs': random_inputs},
+      scale=loss_scale.factor(state.loss_scale, 'g'))
   optimizer, _ = make_optimizers(settings)
-  updates, moments = optimizer.update(gradients, state.g_optimizer)
-  params = optax.apply_updates(state.g_params, updates)
-  return state.replace(g_params=params, g_buffers=buffers, g_optimizer=moments), metrics
+
+  def update(gradients: Tree) -> TrainState:
+    updates, moments = optimizer.update(gradients, state.g_optimizer)
+    params = optax.apply_updates(state.g_params, updates)
+    return state.replace(g_params=params, g_buffers=buffers, g_optimizer=moments)
+
+  return loss_scale.apply(state, 'g', gradients, update), metrics
 
 
 @jax.named_scope('Dmain')
@@ -127,11 +133,16 @@ def update_discriminator(state: TrainState, features: Tree, batch: Batch, key: j
       loss, state.d_params,
       shared={'g_params': state.g_params, 'g_buffers': buffers, 'lecam_averages': state.lecam,
               'features': features, 'probability': state.augment.probability},
-      examples={'batch': batch, 'random_inputs': random_inputs})
-  state = _apply_to_discriminator(state, gradients, settings)
+      examples={'batch': batch, 'random_inputs': random_inputs},
+      scale=loss_scale.factor(state.loss_scale, 'd'))
   lecam = {name: _LECAM_DECAY * average + (1 - _LECAM_DECAY) * _finite(metrics[f'logits/{name}'])
            for name, average in state.lecam.items()}
-  return state.replace(g_buffers=buffers, lecam=lecam), metrics
+
+  def update(gradients: Tree) -> TrainState:
+    updated = _apply_to_discriminator(state, gradients, settings)
+    return updated.replace(g_buffers=buffers, lecam=lecam)
+
+  return loss_scale.apply(state, 'd', gradients, update), metrics
 
 
 @jax.named_scope('Dreg')

@@ -13,9 +13,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from mat_jax.checkpoints import orbax_noise, step_directories
+from mat_jax.checkpoints.reader import abstract_state
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk
 from mat_jax.runtime.disk import UnreachableError
+from mat_jax.training import loss_scale
 from tests.support.tiny_state import MODEL, equal, like, open_checkpoints, save_steps, tiny_state
 
 
@@ -301,6 +303,7 @@ _UNREACHABLE = textwrap.dedent('''
   from mat_jax.runtime import disk, sharding
   from mat_jax.checkpoints.reader import abstract_state
   from mat_jax.runtime.disk import UnreachableError
+from mat_jax.training import loss_scale
   from tests.support.tiny_state import open_checkpoints, tiny_state
 
   disk.DELAYS = (0, 0, 0)
@@ -352,3 +355,21 @@ def _run_two(program, workdir):
       for index in range(2)]
   errors = [process.communicate(timeout=120)[1] for process in processes]
   assert [process.returncode for process in processes] == [0, 0], errors
+
+
+def test_the_loss_scale_of_a_run_in_float16_comes_and_goes_with_it(tmp_path):
+  with_scale = tiny_state(2).replace(loss_scale=loss_scale.fresh())
+  without = with_scale.replace(loss_scale=None)
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  for name, saved in (('float16', with_scale), ('float32', without)):
+    checkpoints = open_checkpoints(tmp_path / name)
+    checkpoints.save(saved)
+    checkpoints.wait()
+    assert equal(checkpoints.restore(abstract_state(saved, sharding)), saved), 'exactly'
+    for wanted in (with_scale, without):
+      found = checkpoints.restore(abstract_state(wanted, sharding))
+      assert equal(found.replace(loss_scale=None), without)
+      assert (found.loss_scale is None) == (None in (saved.loss_scale, wanted.loss_scale))
+    checkpoints.close()
+  described = (tmp_path / 'float32' / 'checkpoints' / '2' / 'training' / '_METADATA').read_text()
+  assert 'g_params' in described and 'loss_scale' not in described, 'as before there was one'

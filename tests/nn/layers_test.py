@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +101,64 @@ def test_bfloat16_compute_keeps_float32_parameters():
   variables = module.init(jax.random.key(0), x, style)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
   assert module.apply(variables, x, style).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+@pytest.mark.parametrize('options', [
+    {'kernel_size': 3}, {'kernel_size': 3, 'up': 2}, {'kernel_size': 1, 'demodulate': False}])
+def test_huge_styles_do_not_overflow_in_float16(platform, options):
+  # 50 * 3e4 is beyond float16, whose numbers end at 65504, as are the sums without demodulation.
+  x = 50.0 * jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
+  style = 3e4 * jax.random.normal(jax.random.key(1), (2, 5))
+
+  def run(dtype):
+    module = layers.ModulatedConv2d(4, implementation=for_platform(dtype, platform), **options)
+    return jax.jit(functools.partial(gradients, module))(module.init(jax.random.key(2), x, style))
+
+  def gradients(module, variables):
+    y, pullback = jax.vjp(lambda *inputs: module.apply(inputs[0], x, inputs[1]), variables, style)
+    # Of a size between the ends of float16, as loss scaling provides.
+    return y, pullback(y / jnp.sum(jnp.square(y)))
+
+  exact, found = run(jnp.float32), run(jnp.float16)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      b, a, rtol=0.01, atol=0.01 * np.abs(a).max()), exact, found)
+
+
+@pytest.mark.parametrize('activation', ['lrelu', 'linear'])
+def test_results_in_float16_are_clamped_on_both_sides_with_their_derivatives(activation):
+  x = jnp.array([-1e5, -100.0, 100.0, 1e5], jnp.float32)
+  run = lambda dtype: jax.vjp(  # noqa: E731
+      lambda x: layers.activate(x, activation, dtype=dtype), x)
+  (exact, exact_pullback), (found, pullback) = run(jnp.float32), run(jnp.float16)
+  assert found.dtype == jnp.float16
+  np.testing.assert_allclose(found, np.clip(exact, -256, 256), rtol=1e-3)
+  (slopes,), (exact_slopes,) = pullback(jnp.ones(4, jnp.float16)), exact_pullback(jnp.ones(4))
+  assert np.all(exact_slopes != 0)
+  np.testing.assert_allclose(slopes, exact_slopes * np.array([0, 1, 1, 0]), rtol=1e-3)
+
+
+@pytest.mark.parametrize('make', [
+    lambda implementation: (layers.Conv2d(4, 3, implementation=implementation), 1),
+    lambda implementation: (layers.StyleConv(4, 8, implementation=implementation), 2),
+    lambda implementation: (layers.ToRGB(implementation=implementation), 2)])
+def test_layers_in_float16_are_clamped(make):
+  module, inputs = make(for_platform(jnp.float16))
+  x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
+  variables = module.init(jax.random.key(0), *(x, style)[:inputs])
+  variables['params']['bias'] += 1e6
+  found, pullback = jax.vjp(lambda x: module.apply(variables, *(x, style)[:inputs]), x)
+  np.testing.assert_array_equal(found, jnp.full(found.shape, 256.0))
+  assert not np.any(pullback(jnp.ones_like(found))[0])
+
+
+def test_gradients_of_biases_in_float16_are_summed_in_float32():
+  module = layers.Conv2d(4, 3, 'linear', implementation=for_platform(jnp.float16))
+  x = jnp.ones((1, 64, 64, 3))
+  variables = module.init(jax.random.key(0), x)
+  gradient = jax.grad(lambda v: jnp.sum(module.apply(v, x).astype(jnp.float32)))(variables)
+  # A sum of ones in float16 would end at 2048.
+  np.testing.assert_array_equal(gradient['params']['bias'], jnp.full(4, 64.0**2))
 
 
 @pytest.mark.parametrize('make', [

@@ -86,6 +86,20 @@ def test_upsample_doubles_and_keeps_a_constant(implementation):
   np.testing.assert_allclose(y[:, 1:-1, 1:-1], 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+@pytest.mark.parametrize('resampling', [{'up': 2}, {'down': 2}])
+def test_filters_in_float16_do_not_overflow(platform, resampling):
+  # Their unscaled sums would be up to 64 times the map, 128,000.
+  x, kernel = np.full((1, 8, 8, 1), 2000.0), np.zeros((3, 3, 1, 1))
+  kernel[1, 1] = 1.0
+  exact, found = (
+      resample.resample_conv(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), **resampling,
+                             implementation=for_platform(dtype, platform))
+      for dtype in (jnp.float32, jnp.float16))
+  assert found.dtype == jnp.float16 and jnp.max(exact) > 1900
+  np.testing.assert_allclose(found, exact, rtol=2e-3)
+
+
 def test_platforms_differ_in_forms_and_agree_in_dtype():
   cpu, tpu, gpu = (for_platform(jnp.bfloat16, name) for name in ('cpu', 'tpu', 'gpu'))
   assert cpu.upsample_conv == 'sub_kernels' and tpu.upsample_conv == 'adjoint'

@@ -1,3 +1,5 @@
+import types
+
 import jax.numpy as jnp
 import pytest
 
@@ -7,11 +9,28 @@ from mat_jax.nn import model_config
 from mat_jax.training import settings
 
 
+def _device(platform, **fields):
+  return types.SimpleNamespace(platform=platform, **fields)
+
+
+@pytest.mark.parametrize('device,expected', [
+    (_device('tpu'), 'bfloat16'), (_device('cpu'), 'float32'),
+    (_device('gpu', compute_capability='7.5'), 'float16'),
+    (_device('gpu', compute_capability='7.0'), 'float16'),
+    (_device('gpu', compute_capability='8.0'), 'bfloat16'),
+    (_device('gpu', compute_capability='12.1'), 'bfloat16'),
+    (_device('gpu', compute_capability='gfx90a'), 'float32'), (_device('gpu'), 'float32')])
+def test_auto_is_the_fastest_dtype_of_the_device(device, expected):
+  assert model_config.compute_dtype('auto', device) == jnp.dtype(expected)
+  assert model_config.compute_dtype('float32', device) == jnp.float32
+
+
 def test_dtype():
   assert model_config.compute_dtype('bfloat16') == jnp.bfloat16
-  assert model_config.compute_dtype('auto') in (jnp.float32, jnp.bfloat16)
-  with pytest.raises(UserError, match="model.dtype is 'float16'"):
-    model_config.compute_dtype('float16')
+  assert model_config.compute_dtype('float16') == jnp.float16
+  assert model_config.compute_dtype('auto') in (jnp.float32, jnp.bfloat16, jnp.float16)
+  with pytest.raises(UserError, match="model.dtype is 'float64'"):
+    model_config.compute_dtype('float64')
 
 
 def test_implementations_belong_to_the_run():

@@ -4,6 +4,7 @@ import shutil
 
 from flax.traverse_util import flatten_dict
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from mat_jax.checkpoints.reader import restore_networks
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import settings, start
+from mat_jax.training import loss_scale, settings, start
 from tests.support import runs
 
 
@@ -73,6 +74,23 @@ def _begin(config, workdir):
   checkpoints = start.open_checkpoints(config, workdir, num_images=1)
   return checkpoints, start.initial_state(
       config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
+
+
+def test_a_run_goes_on_in_float16_and_back(trained, tmp_path):
+  config = trained[1].copy_and_resolve_references()
+  workdir = str(shutil.copytree(trained[0], tmp_path / 'run'))
+  _, exact = _begin(config, workdir)
+  config.model.dtype = 'float16'
+  checkpoints, state = _begin(config, workdir)
+  assert exact.loss_scale is None
+  jax.tree.map(np.testing.assert_array_equal, state.loss_scale, loss_scale.fresh())
+  jax.tree.map(np.testing.assert_array_equal, state.replace(loss_scale=None), exact)
+  state.loss_scale['g'] = state.loss_scale['g'].replace(skipped=jnp.int32(7))
+  checkpoints.save(state.replace(step=state.step + 1))
+  checkpoints.close()
+  assert _begin(config, workdir)[1].loss_scale['g'].skipped == 7
+  config.model.dtype = 'float32'
+  assert _begin(config, workdir)[1].loss_scale is None
 
 
 def test_growing_takes_over_what_a_lower_resolution_has(trained, tmp_path, caplog):

@@ -15,7 +15,8 @@ def test_dtypes_of_cards():
   h100, t4 = gpu_target.read('h100'), gpu_target.read('t4')
   assert gpu_aot.chosen_dtype(h100, None) == 'bfloat16'
   assert gpu_aot.chosen_dtype(h100, 'float32') == 'float32'
-  assert gpu_aot.chosen_dtype(t4, None) == 'float32'
+  assert gpu_aot.chosen_dtype(t4, None) == 'float16'
+  assert gpu_aot.chosen_dtype(t4, 'float32') == 'float32'
   with pytest.raises(UserError, match='T4'):
     gpu_aot.chosen_dtype(t4, 'bfloat16')
 

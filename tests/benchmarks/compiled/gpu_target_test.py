@@ -12,7 +12,7 @@ def test_targets_are_the_cards_of_their_names(name, memory, bandwidth):
   assert target.memory == pytest.approx(memory, rel=0.07)
   assert target.bandwidth == pytest.approx(bandwidth, rel=0.01)
   assert name.upper() in target.text
-  assert set(target.peaks) <= {'bf16', 'f32'}
+  assert set(target.peaks) <= {'bf16', 'f16', 'f32'}
 
 
 def test_every_target_has_a_file():
