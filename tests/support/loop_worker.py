@@ -39,7 +39,7 @@ _SIDE = 8
 def fresh_state():
   """Before the first step."""
   state = tiny_state(0).replace(totals=accumulators.empty(), warmup_images=jnp.int32(0),
-                                augment=AugmentState(*jnp.zeros(3)))
+                                augment=AugmentState(*jnp.zeros(3)), loss_scale=None)
   return jax.tree.map(jnp.copy, state)  # buffers of its own for every array, to donate
 
 

@@ -69,9 +69,9 @@ def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_pa
   to_torch.convert_file(workdir, str(tmp_path / 'weights.pth'), 'D')
 
 
-def _begin(config, workdir):
+def _begin(config, workdir, num_images=1):
   networks = start.make_networks(config)
-  checkpoints = start.open_checkpoints(config, workdir, num_images=1)
+  checkpoints = start.open_checkpoints(config, workdir, num_images)
   return checkpoints, start.initial_state(
       config, networks, settings.training_from_config(config), sharding.make_mesh(), checkpoints)
 
@@ -79,24 +79,24 @@ def _begin(config, workdir):
 def test_a_run_goes_on_in_float16_and_back(trained, tmp_path):
   config = trained[1].copy_and_resolve_references()
   workdir = str(shutil.copytree(trained[0], tmp_path / 'run'))
-  _, exact = _begin(config, workdir)
+  _, exact = _begin(config, workdir, 28)
   config.model.dtype = 'float16'
-  checkpoints, state = _begin(config, workdir)
+  checkpoints, state = _begin(config, workdir, 28)
   assert exact.loss_scale is None
   jax.tree.map(np.testing.assert_array_equal, state.loss_scale, loss_scale.fresh())
   jax.tree.map(np.testing.assert_array_equal, state.replace(loss_scale=None), exact)
   state.loss_scale['g'] = state.loss_scale['g'].replace(skipped=jnp.int32(7))
   checkpoints.save(state.replace(step=state.step + 1))
   checkpoints.close()
-  assert _begin(config, workdir)[1].loss_scale['g'].skipped == 7
+  assert _begin(config, workdir, 28)[1].loss_scale['g'].skipped == 7
   config.model.dtype = 'float32'
-  assert _begin(config, workdir)[1].loss_scale is None
+  assert _begin(config, workdir, 28)[1].loss_scale is None
 
 
 def test_growing_takes_over_what_a_lower_resolution_has(trained, tmp_path, caplog):
   config, workdir = trained[1].copy_and_resolve_references(), str(tmp_path / 'low')
   config.model.resolution = 32
-  checkpoints, low = _begin(config, workdir)
+  checkpoints, low = _begin(config, workdir, 28)
   checkpoints.save(low.replace(step=low.step + 1))
   checkpoints.close()
   config.model.resolution, config.init_from, config.grow = 64, workdir, True
