@@ -1,8 +1,8 @@
 """A small MAT on a few hundred painted portraits: ten minutes of an H100, days of a laptop.
 
 It makes the model that comes with the project (mat_jax/models/README.md says how exactly, and
-docs/results.md what it does). On a GPU set `--config.model.dtype=bfloat16`. Smaller ones train on a
-CPU, one resolution after the other (progressive growing):
+docs/results.md what it does). Smaller ones train on a CPU, one resolution after the other
+(progressive growing):
 
   python main.py --config=configs/portraits_small.py --workdir=runs/small32 \\
       --config.model.resolution=32 --config.train.projected_weight=0

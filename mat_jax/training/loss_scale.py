@@ -43,7 +43,7 @@ def fresh() -> LossScales:
 
 def factor(scales: LossScales | None, network: str) -> jax.Array | None:
   """What to multiply the loss of a network by; None without loss scaling."""
-  return None if scales is None else scales[network].dynamic.scale
+  return None if scales is None else jnp.asarray(scales[network].dynamic.scale)
 
 
 def apply(state: Tree, network: str, gradients: Tree, update: Callable[[Tree], Tree]) -> Tree:
