@@ -45,8 +45,9 @@ def _refuse_remote_paths() -> None:
   for name in flags.FLAGS:
     if flags.FLAGS[name].present and name != _MAY_BE_REMOTE:
       value = flags.FLAGS[name].value
-      is_config = isinstance(value, ml_collections.ConfigDict)
-      remote_paths.refuse(f'--{name}', value.to_dict() if is_config else value)
+      if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+      remote_paths.refuse(f'--{name}', value)
 
 
 def _sentence(error: Exception) -> str:
