@@ -20,6 +20,8 @@ _OPTIONAL = ('loss/lpips', 'loss/g_projected', 'loss/d_projected')
 _METRICS = (*(name for name in LOSSES if name not in _OPTIONAL),
             'logits/fake', 'logits/fake_stage1', 'logits/real', 'logits/real_stage1',
             'signs/fake', 'signs/fake_stage1', 'signs/real', 'signs/real_stage1')
+# L2 norms of all gradients of a network in a phase (Gmain, Dmain, Dreg), before Adam.
+GRADIENT_NORMS = ('gradient_norm/g', 'gradient_norm/d', 'gradient_norm/r1')
 
 
 def empty(optional: Iterable[str] = ()) -> Accumulators:
@@ -29,6 +31,11 @@ def empty(optional: Iterable[str] = ()) -> Accumulators:
     optional: names of losses that only some runs have.
   """
   return {name: jnp.zeros(3) for name in (*_METRICS, *optional)}
+
+
+def no_norms() -> Accumulators:
+  """Accumulators of the gradient norms of no steps, as `empty` has them for other metrics."""
+  return {name: jnp.zeros(3) for name in GRADIENT_NORMS}
 
 
 def add(totals: Accumulators, metrics: dict[str, jax.Array]) -> Accumulators:

@@ -217,7 +217,8 @@ class Loop:
       self._write_samples(state)
     run.writer.write_scalars(step, row | metrics)
     run.writer.write_row(step, {'tick': tick} | row | metrics)
-    state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
+    state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals),
+                          gradient_norms=jax.tree.map(jnp.zeros_like, state.gradient_norms))
     self._offer(state, None, metrics)
     if is_snapshot:
       self._save(state, metrics)
@@ -232,7 +233,7 @@ class Loop:
   def _row(self, state: TrainState, timing: status.Timing) -> dict[str, float]:
     """The row of a tick: means since the last one, progress, speed."""
     run, host = self._run, jax.device_get(
-        (state.totals, state.augment, state.images_seen, state.loss_scale))
+        (state.totals | (state.gradient_norms or {}), state.augment, state.images_seen, state.loss_scale))
     sums, augment, images_seen, scales = host
     return accumulators.means(sums) | {
         'progress/kimg': int(images_seen) / 1000,

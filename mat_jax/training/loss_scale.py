@@ -12,6 +12,7 @@ import flax.struct
 from flax.training.dynamic_scale import DynamicScale
 import jax
 import jax.numpy as jnp
+import optax
 
 Tree = Any
 
@@ -44,6 +45,12 @@ def fresh() -> LossScales:
 def factor(scales: LossScales | None, network: str) -> jax.Array | None:
   """What to multiply the loss of a network by; None without loss scaling."""
   return None if scales is None else jnp.asarray(scales[network].dynamic.scale)
+
+
+def norm(scales: LossScales | None, network: str, gradients: Tree) -> jax.Array:
+  """The L2 norm, float32 [], of the gradients of a loss, given those of the loss times `factor`."""
+  scaled = optax.tree.norm(gradients)
+  return scaled if scales is None else scaled / scales[network].dynamic.scale
 
 
 def apply(state: Tree, network: str, gradients: Tree, update: Callable[[Tree], Tree]) -> Tree:

@@ -24,7 +24,7 @@ from mat_jax.errors import UserError
 from mat_jax.features import vgg
 from mat_jax.nn import model_config, projected
 from mat_jax.runtime import sharding
-from mat_jax.training import aot, growing, loss_scale
+from mat_jax.training import accumulators, aot, growing, loss_scale
 from mat_jax.training import settings as settings_lib
 from mat_jax.training.objectives import Networks
 from mat_jax.training.train_state import TrainState
@@ -111,6 +111,8 @@ def initial_state(config: ml_collections.ConfigDict, networks: Networks,
   if state is not None:
     if like.loss_scale is not None and state.loss_scale is None:  # it was not in float16 until now
       state = state.replace(loss_scale=sharding.replicate(loss_scale.fresh(), mesh))
+    if state.gradient_norms is None:  # an older version's
+      state = state.replace(gradient_norms=sharding.replicate(accumulators.no_norms(), mesh))
     logging.info('Resumed at step %d, %.1f kimg.', int(state.step),
                  int(state.images_seen) / 1000)
   else:

@@ -59,6 +59,7 @@ class TrainState(flax.struct.PyTreeNode):
     lecam: moving averages of the logits: 'real', 'fake', 'real_stage1', 'fake_stage1'.
     totals: metric accumulators since the last tick; see `accumulators`.
     loss_scale: of a run in float16, by network; None in other dtypes.
+    gradient_norms: their accumulators since the last tick; None in checkpoints of older versions.
   """
 
   step: jax.Array
@@ -76,6 +77,7 @@ class TrainState(flax.struct.PyTreeNode):
   lecam: dict[str, jax.Array]
   totals: accumulators.Accumulators
   loss_scale: LossScales | None = None
+  gradient_norms: accumulators.Accumulators | None = None
 
 
 def _finite(gradients: Tree) -> Tree:
@@ -200,7 +202,8 @@ def create(key: jax.Array, generator: Generator, discriminator: Discriminator,
           sign_sum=jnp.float32(0.0), sign_count=jnp.float32(0.0)),
       lecam={name: jnp.float32(0.0) for name in LECAM_AVERAGES},
       totals=accumulators.empty(_optional_losses(settings, projected)),
-      loss_scale=loss_scale.fresh() if generator.dtype == jnp.float16 else None)
+      loss_scale=loss_scale.fresh() if generator.dtype == jnp.float16 else None,
+      gradient_norms=accumulators.no_norms())
 
 
 def _no_features(side: int) -> dict[str, jax.Array]:

@@ -41,7 +41,7 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
   def step(state: TrainState, features: Tree, batch: Batch) -> tuple[TrainState, jax.Array]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     g_key, d_key, r1_key = jax.random.split(key, 3)
-    metrics = dict.fromkeys(accumulators.LOSSES, jnp.float32(0.0))
+    metrics = dict.fromkeys((*accumulators.LOSSES, *accumulators.GRADIENT_NORMS), jnp.float32(0.0))
 
     begun, buffers = state, state.g_buffers
     if not freeze_generator:
@@ -69,7 +69,11 @@ def make_train_step(context: Context, freeze_generator: bool = False) -> Step:
 def _count(metrics: Metrics, result: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
   """Adds the metrics of a phase to the state's accumulators and to the metrics of the step."""
   state, found = result
-  return state.replace(totals=accumulators.add(state.totals, found)), metrics | found
+  norms = {name: found[name] for name in accumulators.GRADIENT_NORMS if name in found}
+  rest = {name: value for name, value in found.items() if name not in norms}
+  sums = state.gradient_norms
+  return state.replace(totals=accumulators.add(state.totals, rest),
+                       gradient_norms=sums and accumulators.add(sums, norms)), metrics | found
 
 
 @jax.named_scope('Gmain')
@@ -110,7 +114,8 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
     params = optax.apply_updates(state.g_params, updates)
     return state.replace(g_params=params, g_buffers=buffers, g_optimizer=moments)
 
-  return loss_scale.apply(state, 'g', gradients, update), metrics
+  norm = {'gradient_norm/g': loss_scale.norm(state.loss_scale, 'g', gradients)}
+  return loss_scale.apply(state, 'g', gradients, update), metrics | norm
 
 
 @jax.named_scope('Dmain')
@@ -142,7 +147,8 @@ def update_discriminator(state: TrainState, features: Tree, batch: Batch, key: j
     updated = _apply_to_discriminator(state, gradients, settings)
     return updated.replace(g_buffers=buffers, lecam=lecam)
 
-  return loss_scale.apply(state, 'd', gradients, update), metrics
+  norm = {'gradient_norm/d': loss_scale.norm(state.loss_scale, 'd', gradients)}
+  return loss_scale.apply(state, 'd', gradients, update), metrics | norm
 
 
 @jax.named_scope('Dreg')
@@ -161,7 +167,8 @@ def regularize_discriminator(state: TrainState, batch: Batch, key: jax.Array,
     gradients, metrics = context.gradients(
         loss, state.d_params, shared={'probability': probability},
         examples={'batch': batch, 'transforms': transforms})
-  return _apply_to_discriminator(state, gradients, settings), metrics
+  norm = {'gradient_norm/r1': optax.tree.norm(gradients)}
+  return _apply_to_discriminator(state, gradients, settings), metrics | norm
 
 
 def _apply_to_discriminator(state: TrainState, gradients: Tree, settings: Training) -> TrainState:

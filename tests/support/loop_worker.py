@@ -39,7 +39,8 @@ _SIDE = 8
 def fresh_state():
   """Before the first step."""
   state = tiny_state(0).replace(totals=accumulators.empty(), warmup_images=jnp.int32(0),
-                                augment=AugmentState(*jnp.zeros(3)), loss_scale=None)
+                                augment=AugmentState(*jnp.zeros(3)), loss_scale=None,
+                                gradient_norms=accumulators.no_norms())
   return jax.tree.map(jnp.copy, state)  # buffers of its own for every array, to donate
 
 

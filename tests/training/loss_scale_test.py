@@ -89,7 +89,7 @@ def _train_state(options):
       g_optimizer=g_optimizer.init(params), d_optimizer=d_optimizer.init(params),
       augment=AugmentState(jnp.float32(0), jnp.float32(0), jnp.float32(0)),
       lecam={name: jnp.float32(0) for name in LECAM_AVERAGES}, totals=accumulators.empty(),
-      loss_scale=loss_scale.fresh())
+      loss_scale=loss_scale.fresh(), gradient_norms=accumulators.no_norms())
 
 
 def _step(monkeypatch, options, infinite):
@@ -127,6 +127,11 @@ def test_a_step_skips_the_network_whose_gradients_are_infinite(monkeypatch, opti
       after.g_buffers['w_avg'], np.full(3, 2.0 if infinite == 'neither' else 1.0))
   assert (after.step, after.images_seen) == (2, 16)
   assert after.totals['loss/g'][1] == after.totals['loss/d'][1] == 1
+  # Of three gradients of 0.5, whatever the loss was multiplied by.
+  means = accumulators.means(after.gradient_norms)
+  for network in 'gd':
+    found = means.get(f'gradient_norm/{network}')
+    assert found is None if network == infinite else np.isclose(found, 0.75 ** 0.5)
 
 
 @pytest.mark.parametrize('microbatch,on_mesh', [(8, False), (4, False), (4, True)])

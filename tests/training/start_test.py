@@ -14,7 +14,7 @@ from mat_jax.checkpoints.reader import restore_networks
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import loss_scale, settings, start
+from mat_jax.training import accumulators, loss_scale, settings, start
 from tests.support import runs
 
 
@@ -91,6 +91,17 @@ def test_a_run_goes_on_in_float16_and_back(trained, tmp_path):
   assert _begin(config, workdir, 28)[1].loss_scale['g'].skipped == 7
   config.model.dtype = 'float32'
   assert _begin(config, workdir, 28)[1].loss_scale is None
+
+
+def test_a_run_of_an_older_version_begins_to_accumulate_gradient_norms(trained, tmp_path):
+  config = trained[1].copy_and_resolve_references()
+  workdir = str(shutil.copytree(trained[0], tmp_path / 'run'))
+  checkpoints, state = _begin(config, workdir, 28)
+  checkpoints.save(state.replace(step=state.step + 1, gradient_norms=None))
+  checkpoints.close()
+  _, resumed = _begin(config, workdir, 28)
+  assert int(resumed.step) == int(state.step) + 1
+  jax.tree.map(np.testing.assert_array_equal, resumed.gradient_norms, accumulators.no_norms())
 
 
 def test_growing_takes_over_what_a_lower_resolution_has(trained, tmp_path, caplog):

@@ -36,6 +36,7 @@ def test_writes_losses_rates_and_pictures(trained):
   tags = set(accumulator.Tags()['tensors'])
   assert {'loss/g', 'loss/d', 'loss/perceptual', 'loss/l1', 'loss/r1', 'logits/real',
           'time/sec_per_kimg', 'learning_rate/g', 'data/unreadable_images', 'nonfinite_losses',
+          'gradient_norm/g', 'gradient_norm/d', 'gradient_norm/r1',
           'augment/probability', 'validation/psnr', 'image_masked_stage1_result',
           'config'} <= tags
   assert [event.step for event in accumulator.Tensors('loss/g')] == [2, 4]
