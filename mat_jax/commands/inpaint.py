@@ -74,10 +74,10 @@ def run(values: argparse.Namespace) -> None:
   worker = image_files.FileInpainter(
       inpainter, options, files, say, lpips() if len(options.all_seeds()) > 1 else
       variants.mean_difference)
-  failures = worker.run(tasks)
+  error = image_files.describe_failures(worker.run(tasks), len(tasks))
   done = sum(os.path.exists(path) for task in tasks for path in task.results)
-  say(f'{done} of {sum(len(task.results) for task in tasks)} results are in {values.output}.')
-  error = image_files.describe_failures(failures, len(tasks))
+  if done:
+    say(f'{done} of {sum(len(task.results) for task in tasks)} results are in {values.output}.')
   if error:
     raise error
 

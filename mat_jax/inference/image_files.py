@@ -161,7 +161,8 @@ class FileInpainter:
       try:
         self.complete(task)
       except UserError as error:
-        logging.error('%s', error)
+        if len(tasks) > 1:
+          logging.error('%s', error)
         failures.append(error)
     return failures
 
@@ -264,6 +265,8 @@ def describe_failures(failures: Sequence[UserError], count: int) -> UserError | 
   """One error for all pictures that are not done, None if all are."""
   if not failures:
     return None
+  if count == 1:
+    return failures[0]
   more = f' (and {len(failures) - 1} more, see above)' if len(failures) > 1 else ''
   return UserError(f'{len(failures)} of {count} images are not done, the others are: '
                    f'{failures[0]}{more}')

@@ -103,3 +103,14 @@ def test_mistakes_of_the_command_line_are_one_sentence(capsys):
     assert ended.value.code == EXIT_CODE
     told = capsys.readouterr().err
     assert told.count('\n') == 1 and message in told
+
+
+def test_one_picture_that_cannot_be_read_is_one_sentence(trained, scan, tmp_path, capsys, caplog):
+  image, mask = scan
+  with open(image, 'r+b') as file:
+    file.truncate(os.path.getsize(image) // 3)
+  output = str(tmp_path / 'result.png')
+  with pytest.raises(UserError, match="^the picture '.*scan.png' cannot be read"):
+    _run(trained, image, mask, '-o', output)
+  assert 'results are in' not in capsys.readouterr().err and 'scan.png' not in caplog.text
+  assert not os.path.exists(output)
