@@ -1,12 +1,12 @@
 """Evaluates checkpoints on held-out images with fixed masks, once or as they appear."""
 
 from collections.abc import Callable, Mapping
+import functools
 import os
 import time
 from typing import Any
 
 from absl import logging
-import jax
 import ml_collections
 
 from eval import completion, outputs
@@ -18,8 +18,9 @@ from eval.results import baseline, record
 from input_pipeline import from_config
 from mat_jax.checkpoints import step_directories
 from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema, restore_ema_of
+from mat_jax.checkpoints.restore import found_by_first
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
+from mat_jax.runtime import cluster, disk
 
 
 def make_validation(config: ml_collections.ConfigDict) -> Callable[
@@ -86,36 +87,50 @@ def _run(source: str, step: str, folder: str) -> record.Run:
 
 
 def _follow(config: ml_collections.ConfigDict, source: str, folder: str) -> None:
-  """Evaluates every checkpoint without a record in `folder`, until the run has ended."""
+  """Evaluates every checkpoint without a record in `folder`, until the run has ended.
+
+  Process 0 finds the checkpoints, and all of them evaluate each together.
+  """
   if disk.is_folder(os.path.join(source, 'meta')):
     raise UserError(f'{source} is a single checkpoint; to follow a run give the workdir')
-  if jax.process_count() > 1:
-    raise UserError('eval.follow works on a single process; start it on one host, without '
-                    '--distributed')
   evaluator = Evaluator(config)  # mistakes show now, not when the first checkpoint is there
 
-  def is_done(path: str) -> bool:
-    run, step = _run(source, path, folder), int(os.path.basename(path))
+  def is_done(step: int, path: str) -> bool:
+    run = _run(source, path, folder)
     return any(r.step == step and r.settings == evaluator.settings and r.run.is_same(run)
                for r in record.read_all(folder))
 
+  def next_step(after: int = -1) -> int | None:
+    steps = step_directories.complete_steps(source)
+    return min((step for step, path in steps.items() if step > after and not is_done(step, path)),
+               default=None)
+
+  def has_ended() -> int:
+    steps = step_directories.complete_steps(source)
+    return int(bool(steps) and next_step() is None and
+               step_directories.is_last(steps[max(steps)]))
+
   while True:
-    found = step_directories.complete_steps(source)
-    done = [is_done(path) or _evaluate_if_there(evaluator, path, source, folder)
-            for path in found.values()]
-    if found and all(done) and step_directories.is_last(found[max(found)]):
+    step = found_by_first(next_step, source)
+    while step is not None:
+      _evaluate_if_there(evaluator, step, source, folder)
+      step = found_by_first(functools.partial(next_step, step), source)
+    if found_by_first(has_ended, source):
       logging.info('The run in %s has ended; so does this evaluation.', source)
       return
     logging.log_every_n_seconds(logging.INFO, 'Waiting for checkpoints in %s.', 600, source)
     time.sleep(config.eval.follow_secs)
 
 
-def _evaluate_if_there(evaluator: Evaluator, path: str, source: str, folder: str) -> bool:
-  """Evaluates a checkpoint, unless training has removed it meanwhile; returns whether it did."""
+def _evaluate_if_there(evaluator: Evaluator, step: int, source: str, folder: str) -> None:
+  """Evaluates a checkpoint, unless training has removed it meanwhile on any process."""
+  path = step_directories.complete_steps(source).get(step)
   try:
-    found = restore_ema_of(path)
+    found = restore_ema_of(path) if path else None
   except step_directories.RemovedError:
-    logging.info('%s was removed before it was evaluated.', path)
-    return False
+    found = None
+  has_all = all(cluster.all_gather('evaluate a checkpoint', int(found is not None)))
+  if found is None or not has_all:
+    logging.info('Step %d of %s was removed before it was evaluated.', step, source)
+    return
   _evaluate_one(evaluator, found, source, folder)
-  return True

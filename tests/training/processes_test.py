@@ -1,8 +1,10 @@
 """Training on two processes with two devices each, joined over the loopback network."""
 
+import csv
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -160,3 +162,42 @@ def test_two_processes_share_the_images_to_inpaint(trained, tmp_path):
   assert [worker.returncode for worker in workers] == [0, 0], printed
   assert ['Inpainted 2 images' in printed[0], 'Inpainted 1 images' in printed[1]] == [True, True]
   assert sorted(os.listdir(tmp_path / 'output')) == ['a.png', 'b.png', 'c.png']
+
+
+def _evaluate(workdir, *arguments):
+  """Follows a run that has ended."""
+  fields = ['follow=True', 'follow_secs=0.1', 'batch_size=4', 'masks_per_image=2', 'features=']
+  return subprocess.Popen(
+      [sys.executable, 'main.py', '--config=configs/tiny.py', f'--workdir={workdir}',
+       '--mode=eval', *(f'--config.eval.{field}' for field in fields), *arguments],
+      cwd=ROOT, env=_environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _pairs(workdir):
+  """The metrics of every pair of the last evaluation, as they are written."""
+  with open(os.path.join(workdir, 'eval', 'per_image.csv'), encoding='utf-8', newline='') as file:
+    rows = list(csv.DictReader(file))
+  return {(row['system'], row['masks'], row['image'], row['mask']): row for row in rows}
+
+
+@pytest.mark.slow
+def test_two_processes_follow_a_run_and_measure_what_one_does(trained, tmp_path):
+  alone, shared = (str(shutil.copytree(trained[0], tmp_path / name)) for name in ('one', 'two'))
+  single = _evaluate(alone)
+  printed = single.communicate(timeout=900)[0]
+  assert single.returncode == 0, printed
+  port = _free_port()
+  workers = [_evaluate(shared, '--distributed', f'--coordinator=localhost:{port}',
+                       '--num_processes=2', f'--process_id={i}') for i in range(2)]
+  printed = [worker.communicate(timeout=900)[0] for worker in workers]
+  assert [worker.returncode for worker in workers] == [0, 0], printed
+  for text in printed:
+    assert [int(step) for step in re.findall(r'Evaluated step (\d+)', text)] == [2, 4]
+  first, second = _pairs(alone), _pairs(shared)
+  assert first.keys() == second.keys() and len(first) == 2 * 10  # MAT and the mean colour
+  for key, row in first.items():
+    for name, value in row.items():
+      if name.startswith('lpips'):
+        assert float(second[key][name]) == pytest.approx(float(value), rel=1e-4), (key, name)
+      else:
+        assert second[key][name] == value, (key, name)
