@@ -1,4 +1,7 @@
-"""Reads and writes the items of step directories: trees of arrays, stored by Orbax."""
+"""Reads and writes the items of step directories: trees of arrays, stored by Orbax.
+
+Orbax is imported where it is used, as importing it takes longer than reading a packed model.
+"""
 
 from collections.abc import Mapping
 import errno
@@ -10,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from mat_jax.checkpoints import orbax_noise
 from mat_jax.runtime import disk
@@ -42,6 +44,8 @@ def read_shapes(path: str) -> dict[str, Tree]:
     DamagedError: it is missing or proven to be damaged.
     UnreachableError: it cannot be read, for another reason.
   """
+  import orbax.checkpoint as ocp
+
   _check_description(os.path.join(path, _DESCRIPTION))
 
   def read() -> dict[str, Tree]:
@@ -83,6 +87,8 @@ def read_arrays(path: str, like: dict[str, Tree]) -> dict[str, Tree]:
     DamagedError: it is missing or proven to be damaged.
     UnreachableError: it cannot be read, for another reason.
   """
+  import orbax.checkpoint as ocp
+
   args = ocp.args.PyTreeRestore(
       item=like, partial_restore=True,
       restore_args=jax.tree.map(
@@ -125,6 +131,8 @@ def write_item(path: str, trees: Mapping[str, Tree]) -> None:
   Raises:
     OSError, ValueError: it cannot be written; `disk.classify` tells why.
   """
+  import orbax.checkpoint as ocp
+
   alone = ocp.options.MultiprocessingOptions(
       primary_host=0, active_processes={0}, barrier_sync_key_prefix='checkpoints')
   # Compression takes thrice the time to make weights 8 % smaller.

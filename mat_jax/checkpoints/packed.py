@@ -10,10 +10,10 @@ import json
 import os
 from typing import Any
 
+from flax import traverse_util
 import jax
 import ml_dtypes  # noqa: F401  so that NumPy knows bfloat16
 import numpy as np
-from orbax.checkpoint import tree as tree_lib
 import safetensors
 from safetensors.numpy import save
 
@@ -61,7 +61,7 @@ def write(path: str, packed: Packed) -> None:
   """
   arrays = {}
   for field in _FIELDS:
-    for name, array in tree_lib.to_flat_dict(packed.fields.get(field, {})).items():
+    for name, array in traverse_util.flatten_dict(packed.fields.get(field, {})).items():
       full = _SEPARATOR.join((field, *map(str, name)))
       array = np.asarray(jax.device_get(array), np.float32)
       with np.errstate(over='ignore'):  # said below, by name
@@ -92,4 +92,4 @@ def read(path: str) -> Packed:
     raise UserError(f'the packed model {path} cannot be read ({error}); get it anew') from error
   if not {'ema_params', 'ema_buffers'} <= fields.keys() <= set(_FIELDS):
     raise UserError(f'{path} is a damaged packed model: it has {", ".join(sorted(fields))}')
-  return Packed(meta, {field: tree_lib.from_flat_dict(flat) for field, flat in fields.items()})
+  return Packed(meta, {field: traverse_util.unflatten_dict(flat) for field, flat in fields.items()})

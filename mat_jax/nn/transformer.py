@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mat_jax.nn.layers import Conv2d, FullyConnected, FullyConnectedWeights
-from mat_jax.ops import window_kernel
 from mat_jax.ops.implementation import PORTABLE, Implementation
 
 _MASKED_LOGIT = -100.0
@@ -201,6 +200,8 @@ class WindowAttention(nn.Module):
 
   def _by_kernel(self, tokens: jax.Array, bias: np.ndarray | None,
                  mask: jax.Array | None) -> jax.Array:
+    from mat_jax.ops import window_kernel  # Pallas takes long to import, and only TPUs need it
+
     c = tokens.shape[-1]
 
     def weights(name: str) -> tuple[jax.Array, jax.Array]:
