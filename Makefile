@@ -24,8 +24,9 @@ demo: install
 	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO)
 	$(RUN) main.py --config=configs/demo.py --workdir=$(DEMO) --mode=eval --config.eval.baseline=$(DEMO)/before
 
+# A process takes up to 6 GB. Tests of one file share what they compile, so one process has them all.
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses=4 --dist loadfile
 
 slow: install
 	$(RUN) -m pytest -m slow

@@ -35,8 +35,9 @@ def impatience():
 
 
 def tiny_config(steps: int = 4) -> ml_collections.ConfigDict:
-  """The configuration of tiny.py shrunk to a few steps of four images."""
+  """The configuration of tiny.py shrunk to a few steps of four images of 32 px."""
   config = tiny.get_config()
+  config.model.resolution = 32
   config.train.batch_size = 4
   config.train.total_kimg = steps * 0.004
   config.train.kimg_per_tick = 0.008

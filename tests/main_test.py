@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -23,17 +24,14 @@ _CASES = {
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
-  """Exit code and output of every case; two run at a time."""
-  cases, results = list(_CASES.items()), {}
+  """Output and exit code of every case, and their workdir."""
   workdir = str(tmp_path_factory.mktemp('main') / 'run')
-  for start in range(0, len(cases), 2):
-    running = {name: subprocess.Popen(
-        [sys.executable, 'main.py', f'--workdir={workdir}', *arguments], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for name, (arguments, _) in cases[start:start + 2]}
-    for name, process in running.items():
-      results[name] = process.communicate(timeout=300)[0], process.returncode
-  return results, workdir
+  cases = {name: [f'--workdir={workdir}', *arguments] for name, (arguments, _) in _CASES.items()}
+  done = subprocess.run(
+      [sys.executable, '-m', 'tests.support.main_worker', json.dumps(cases)], cwd=ROOT,
+      capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1]), workdir
 
 
 @pytest.mark.parametrize('name', _CASES)

@@ -8,14 +8,14 @@ from convert import feature_nets
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 
-_SMALL = abstract_step.Case(64, 4, 'float32', 'cpu', width=1 / 16)
+_SMALL = abstract_step.Case(32, 4, 'float32', 'cpu', width=1 / 16)
 
 
 def test_programs_give_what_training_gives():
   made = abstract_step.make(_SMALL)
   function, arguments = made.generator()
   result, stage1 = jax.eval_shape(function, *arguments)
-  assert result.shape == stage1.shape == (4, 64, 64, 3)
+  assert result.shape == stage1.shape == (4, 32, 32, 3)
   function, arguments = made.discriminator()
   assert [x.shape for x in jax.eval_shape(function, *arguments)] == [(4, 1), (4, 1)]
   step, arguments = made.step()

@@ -84,7 +84,7 @@ def test_files(evaluated):
   assert '\n| mean colour |' in text and '\n| MAT − mean colour |' in text
   assert '## Small masks: 5 images, 10 pairs' in text
   assert Image.open(os.path.join(folder, 'comparison.png')).size == (
-      2 * (4 * 65 - 1), 2 * (5 * 65 - 1))
+      4 * (4 * 33 - 1), 4 * (5 * 33 - 1))
   assert len(record.read_all(folder)) == 1
 
 
@@ -123,8 +123,8 @@ def test_again_with_a_baseline(evaluated, trained, config, capsys):
   printed = capsys.readouterr().out
   assert '| MAT − baseline |' in printed and 'masked / mean colour / baseline / MAT' in printed
   rows = np.asarray(Image.open(os.path.join(workdir, 'eval', 'comparison.png')))
-  columns = np.split(np.pad(rows, ((0, 0), (0, 2), (0, 0))), 5, axis=1)
-  np.testing.assert_array_equal(columns[2][:, :-2], columns[3][:, :-2], 'the same checkpoint')
+  columns = np.split(np.pad(rows, ((0, 0), (0, 4), (0, 0))), 5, axis=1)
+  np.testing.assert_array_equal(columns[2][:, :-4], columns[3][:, :-4], 'the same checkpoint')
   with pytest.raises(UserError, match='it lacks 28 of 33, .* evaluate both on the same data'):
     Evaluator(changed(config, split='all')).evaluate(
         reader.restore_ema(trained[0]), 'x', Album(None, 0, 0),
@@ -186,7 +186,7 @@ def test_pictures_of_a_classical_method_are_what_was_measured(beside_classical):
     np.testing.assert_allclose(np.abs(original.astype(float) - filled).mean() / 255,
                                rows.metrics['telea']['l1'][i], rtol=1e-5)
   assert Image.open(os.path.join(folder, 'comparison.png')).size == (
-      2 * (6 * 65 - 1), 2 * (5 * 65 - 1))
+      4 * (6 * 33 - 1), 4 * (5 * 33 - 1))
 
 
 def test_a_baseline_needs_no_classical_methods(beside_classical, trained, config, tmp_path):

@@ -18,38 +18,40 @@ def _features(rng, count=2, side=64):
 
 @pytest.fixture(scope='module')
 def scored():
-  """Network, parameters, features and mask."""
+  """Compiled network, parameters, features and mask."""
   rng = np.random.default_rng(0)
   features = _features(rng)
   mask = (rng.uniform(size=(2, 64, 64, 1)) > 0.5).astype(np.float32)
   network = ProjectedDiscriminator()
-  return network, network.init(jax.random.key(0), features, mask)['params'], features, mask
+  params = jax.jit(network.init)(jax.random.key(0), features, mask)['params']
+  apply = jax.jit(lambda params, *inputs: network.apply({'params': params}, *inputs))
+  return apply, params, features, mask
 
 
 def test_every_depth_scores_sixteen_positions(scored):
-  network, params, features, mask = scored
-  logits = network.apply({'params': params}, features, mask)
+  apply, params, features, mask = scored
+  logits = apply(params, features, mask)
   assert logits.shape == (2, 4, 16) and logits.dtype == jnp.float32
   assert np.std(logits) > 0
 
 
 def test_no_image_influences_another(scored):
-  network, params, features, mask = scored
-  both = network.apply({'params': params}, features, mask)
-  alone = network.apply({'params': params}, {k: v[1:] for k, v in features.items()}, mask[1:])
+  apply, params, features, mask = scored
+  both = apply(params, features, mask)
+  alone = apply(params, {k: v[1:] for k, v in features.items()}, mask[1:])
   np.testing.assert_allclose(both[1:], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mask_matters(scored):
-  network, params, features, mask = scored
-  logits = network.apply({'params': params}, features, mask)
-  assert np.abs(network.apply({'params': params}, features, 1 - mask) - logits).max() > 1e-3
+  apply, params, features, mask = scored
+  logits = apply(params, features, mask)
+  assert np.abs(apply(params, features, 1 - mask) - logits).max() > 1e-3
 
 
 def test_heads_learn_and_projections_stay(scored):
-  network, params, features, mask = scored
-  gradients = jax.grad(
-      lambda p: jnp.sum(jnp.square(network.apply({'params': p}, features, mask))))(params)
+  apply, params, features, mask = scored
+  gradients = jax.jit(jax.grad(
+      lambda params: jnp.sum(jnp.square(apply(params, features, mask)))))(params)
   for name, tree in gradients.items():
     moves = any(np.any(leaf) for leaf in jax.tree.leaves(tree))
     assert moves == name.startswith('head'), name

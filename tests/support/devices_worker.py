@@ -26,13 +26,13 @@ from mat_jax.training.gradients import Context
 BATCH = 32  # four images on each of eight devices
 
 
-def make_run(implementations='cpu', **train):
+def make_run(implementations='cpu', resolution=64, **train):
   """Networks and settings of the size of tiny.py with everything that training can do.
 
   XLA's own kernel gradients, of the other implementations, are less exact on a CPU, and faster compiled.
   """
   config = tiny.get_config()
-  config.implementations = implementations
+  config.implementations, config.model.resolution = implementations, resolution
   config.train.batch_size = BATCH
   config.train.r1_interval = 2
   config.train.lecam_weight = 0.1
@@ -174,10 +174,11 @@ def run_losses():
 
 def run_collectives():
   """Kinds and bytes of the collectives of a step on eight devices."""
-  networks, options = make_run('gpu')
+  networks, options = make_run('gpu', resolution=32)
   mesh = sharding.make_mesh()
   state = jax.eval_shape(aot.compiled_create(networks, options, mesh), jax.random.key(0))
-  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in make_batch().items()}
+  batch = {name: jax.ShapeDtypeStruct((BATCH, 32, 32, channels), np.float32)
+           for name, channels in (('image', 3), ('mask', 1))}
   text = aot.compiled_step(networks, options, mesh).lower(
       state, None, batch).compile().as_text()
   found = {kind: entry['bytes'] for kind, entry in hlo_text.collectives(text).items()}

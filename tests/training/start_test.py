@@ -51,8 +51,12 @@ def test_the_model_of_init_from_is_taken(trained, tmp_path):
 
 def test_a_discriminator_on_features_comes_and_goes_with_the_run(trained, tmp_path):
   config = trained[1].copy_and_resolve_references()
-  config.init_from = f'{trained[0]}/best'
-  config.train.projected_weight = 1.0
+  config.model.resolution = 64  # it has no use for the features of smaller images
+  begin = str(tmp_path / 'begin')
+  checkpoints, state = _begin(config, begin)
+  checkpoints.save(state.replace(step=state.step + 1))
+  checkpoints.close()
+  config.init_from, config.train.projected_weight = begin, 1.0
   branches, heads = {'dis', 'dis_stage1'}, {'dis', 'dis_stage1', 'projected'}
   workdir = str(tmp_path / 'with')
 
@@ -121,8 +125,8 @@ def test_growing_takes_over_what_a_lower_resolution_has(trained, tmp_path, caplo
     assert all({'block_64', 'down_conv_2'} & set(key) or key[1:] == ('enc', 'block_32', 'conv0',
                'kernel') for key in ours.keys() - same), name
   assert 'Growing from 32 to 64 px' in caplog.text and 'block_64' in caplog.text
-  config.init_from = trained[0]
-  with pytest.raises(UserError, match='grow is for networks of a lower resolution.*64 px'):
+  config.model.resolution = 32
+  with pytest.raises(UserError, match='grow is for networks of a lower resolution.*32 px'):
     _begin(config, str(tmp_path / 'same'))
 
 

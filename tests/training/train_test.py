@@ -63,8 +63,8 @@ def test_logs_a_table_of_both_networks(trained, tmp_path, caplog):
     main.train(trained[1], shutil.copytree(trained[0], tmp_path / 'copy'))
   text = '\n'.join(record.message for record in caplog.records)
   first, second = text.index('Parameters of the generator'), text.index('of the discriminator')
-  for name, table in (('synthesis/dec/block_64/conv1/conv/kernel', text[first:second]),
-                      ('dis/block_64/conv0/kernel', text[second:])):
+  for name, table in (('synthesis/dec/block_32/conv1/conv/kernel', text[first:second]),
+                      ('dis/block_32/conv0/kernel', text[second:])):
     line = next(line for line in table.splitlines() if line.startswith(f'| {name} '))
     assert 'float32' in line and 'Total: ' in table
 
@@ -251,7 +251,7 @@ def test_a_resumed_run_needs_no_start(trained, caplog):
     ('train.total_kimg', -1.0, 'train.total_kimg'),
     ('train.discriminator_warmup_kimg', -1.0, 'train.discriminator_warmup_kimg'),
     ('train.max_to_keep', 0, 'train.max_to_keep'),
-    ('train.freeze_d_blocks', 5, 'train.freeze_d_blocks is 5, and .* has 4 blocks'),
+    ('train.freeze_d_blocks', 5, 'train.freeze_d_blocks is 5, and .* has 3 blocks'),
     ('train.best_metric', 'fid', "train.best_metric is 'fid'; choose among lpips_alex"),
     ('accept_changes', 'sed', "accept_changes has 'sed'; choose among seed"),
     ('augment.pipeline', 'bgx', 'augment.pipeline'),
