@@ -2,7 +2,7 @@
 
 StyleGAN2-ADA's means against overflow (arXiv 2006.06676, appendix on mixed-precision training):
 results of convolutions are clamped, far beyond the values that a network in order has; the styles
-of a modulated convolution are normalised (`mat_jax.nn.layers`).
+of a modulated convolution are normalised (`mat_jax.nn.modulation`).
 
 Between convolutions one computes in float32: elementwise operations are fused into kernels that
 read and write float16, so that this costs no memory traffic, and the gradients of biases and
