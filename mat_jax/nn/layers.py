@@ -65,7 +65,7 @@ def _leaky_relu_backward(scale: float, is_float16: bool, y: jax.Array,
   if not is_float16:
     return (gradient * slope.astype(gradient.dtype),)
   slope = jnp.where(jnp.abs(y) < float16.LIMIT, slope, 0.0)
-  return (upcast(float16.stored(upcast(gradient) * slope)),)
+  return (upcast(gradient) * slope,)
 
 
 _leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
@@ -207,4 +207,5 @@ class Conv2d(nn.Module):
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       y = y + bias.astype(y.dtype)
+      y = float16.store_gradient(y) if dtype == jnp.float16 else y
     return activate(y, self.activation, self.gain, dtype)

@@ -125,7 +125,7 @@ class StyleConv(nn.Module):
     y = y + bias.astype(y.dtype)
     if self.implementation.dtype != jnp.float16:
       return jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
-    y = float16.store_gradient(y)
+    y = float16.store_gradient(y) if self.use_noise else y
     y = jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
     return jax.lax.clamp(-float16.LIMIT, y, float16.LIMIT).astype(jnp.float16)
 
