@@ -4,7 +4,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from mat_jax.nn.layers import Conv2d, FullyConnected, StyleConv, ToRGB
+from mat_jax.nn.layers import Conv2d, FullyConnected
+from mat_jax.nn.modulation import StyleConv, ToRGB
 from mat_jax.nn.sizes import LATENT_SIDE
 from mat_jax.ops.implementation import PORTABLE, Implementation
 

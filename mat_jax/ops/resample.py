@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mat_jax.ops import convolution, strided
-from mat_jax.ops.float16 import stored, upcast
+from mat_jax.ops.float16 import upcast
 from mat_jax.ops.implementation import CONVOLUTION, PORTABLE, Implementation
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -77,7 +77,7 @@ def blur(x: jax.Array, padding: tuple[int, int], down: int = 1,
     return upfirdn(x, fir_filter(), down=down, padding=padding)
   if x.dtype == jnp.float16:  # The unscaled sums, 64 times the map, could overflow.
     for axis in (1, 2):
-      x = stored(_filter_axis(upcast(x), axis, padding, down) * 0.125)
+      x = (_filter_axis(upcast(x), axis, padding, down) * 0.125).astype(jnp.float16)
     return x
   x = _filter_axis(x, 1, padding, down)
   return _filter_axis(x, 2, padding, down) * (1.0 / 64.0)

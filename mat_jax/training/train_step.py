@@ -140,11 +140,11 @@ def update_discriminator(state: TrainState, features: Tree, batch: Batch, key: j
               'features': features, 'probability': state.augment.probability},
       examples={'batch': batch, 'random_inputs': random_inputs},
       scale=loss_scale.factor(state.loss_scale, 'd'))
-  lecam = {name: _LECAM_DECAY * average + (1 - _LECAM_DECAY) * _finite(metrics[f'logits/{name}'])
-           for name, average in state.lecam.items()}
 
   def update(gradients: Tree) -> TrainState:
     updated = _apply_to_discriminator(state, gradients, settings)
+    lecam = {name: _LECAM_DECAY * average + (1 - _LECAM_DECAY) * _finite(metrics[f'logits/{name}'])
+             for name, average in state.lecam.items()}
     return updated.replace(g_buffers=buffers, lecam=lecam)
 
   norm = {'gradient_norm/d': loss_scale.norm(state.loss_scale, 'd', gradients)}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax.nn import layers
+from mat_jax.nn import layers, modulation
 from mat_jax.nn.discriminator import DiscriminatorBlock
 from mat_jax.ops.implementation import PORTABLE, for_platform
 from tests.support import reference
@@ -35,16 +35,16 @@ def _check(module, prefix, key, *inputs):
 @pytest.mark.parametrize('case,options', [
     ('demod', {}), ('plain', {'demodulate': False}), ('up', {'up': 2})])
 def test_modulated_convolution_matches_the_reference(case, options):
-  module = layers.ModulatedConv2d(7, 3, implementation=IMPLEMENTATION, **options)
+  module = modulation.ModulatedConv2d(7, 3, implementation=IMPLEMENTATION, **options)
   _check(module, f'modconv_{case}', f'modconv/{case}', _x(), _style())
 
 
 def test_style_convolution_matches_the_reference():
-  _check(layers.StyleConv(7, 16, implementation=IMPLEMENTATION), 'styleconv', 'styleconv/const', _x(), _style())
+  _check(modulation.StyleConv(7, 16, implementation=IMPLEMENTATION), 'styleconv', 'styleconv/const', _x(), _style())
 
 
 def test_to_rgb_matches_the_reference():
-  module = layers.ToRGB(3, IMPLEMENTATION)
+  module = modulation.ToRGB(3, IMPLEMENTATION)
   _check(module, 'torgb', 'torgb/noskip', _x(), _style())
   _check(module, 'torgb', 'torgb/skip_up', _x(), _style(),
          reference.layer_input('skip', (2, 3, 8, 8)))
@@ -78,7 +78,7 @@ def test_minibatch_std_names_a_batch_that_does_not_divide(batch, shards):
 
 
 def test_noise_modes():
-  module = layers.StyleConv(4, 8)
+  module = modulation.StyleConv(4, 8)
   x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
   variables = module.init(jax.random.key(0), x, style)
   variables['params']['noise_strength'] = jnp.float32(1.0)
@@ -96,7 +96,7 @@ def test_noise_modes():
 
 
 def test_bfloat16_compute_keeps_float32_parameters():
-  module = layers.StyleConv(4, 8, implementation=for_platform(jnp.bfloat16))
+  module = modulation.StyleConv(4, 8, implementation=for_platform(jnp.bfloat16))
   x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
   variables = module.init(jax.random.key(0), x, style)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -112,7 +112,7 @@ def test_huge_styles_do_not_overflow_in_float16(platform, options):
   style = 3e4 * jax.random.normal(jax.random.key(1), (2, 5))
 
   def run(dtype):
-    module = layers.ModulatedConv2d(4, implementation=for_platform(dtype, platform), **options)
+    module = modulation.ModulatedConv2d(4, implementation=for_platform(dtype, platform), **options)
     return jax.jit(functools.partial(gradients, module))(module.init(jax.random.key(2), x, style))
 
   def gradients(module, variables):
@@ -140,8 +140,8 @@ def test_results_in_float16_are_clamped_on_both_sides_with_their_derivatives(act
 
 @pytest.mark.parametrize('make', [
     lambda implementation: (layers.Conv2d(4, 3, implementation=implementation), 1),
-    lambda implementation: (layers.StyleConv(4, 8, implementation=implementation), 2),
-    lambda implementation: (layers.ToRGB(implementation=implementation), 2)])
+    lambda implementation: (modulation.StyleConv(4, 8, implementation=implementation), 2),
+    lambda implementation: (modulation.ToRGB(implementation=implementation), 2)])
 def test_layers_in_float16_are_clamped(make):
   module, inputs = make(for_platform(jnp.float16))
   x, style = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 5))
@@ -162,8 +162,8 @@ def test_gradients_of_biases_in_float16_are_summed_in_float32():
 
 
 @pytest.mark.parametrize('make', [
-    lambda implementation: (layers.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
-    lambda implementation: (layers.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
+    lambda implementation: (modulation.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
+    lambda implementation: (modulation.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
     lambda implementation: (layers.FullyConnected(7, 'lrelu', implementation=implementation), ((2, 4, 4, 6),))],
     ids=['image', 'smaller_image', 'fully_connected'])
 def test_forms_of_a_tpu_agree_with_the_portable_ones(make):

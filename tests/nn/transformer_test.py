@@ -94,6 +94,18 @@ def test_normalisation_is_finite_at_zero():
   np.testing.assert_allclose(jnp.linalg.norm(transformer.l2_normalize(x), axis=-1), 1.0, rtol=1e-6)
 
 
+def test_tokens_of_zeros_have_no_gradient_in_float16():
+  # In float32 it is 1e12 times that of the result, which float16 cannot hold.
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)), jnp.float16).at[1].set(0)
+  y, pullback = jax.vjp(transformer.l2_normalize, x)
+  (gradient,) = pullback(jnp.ones_like(y))
+  exact, exact_pullback = jax.vjp(transformer.l2_normalize, x.astype(jnp.float32))
+  np.testing.assert_allclose(y, exact, atol=1e-3)
+  assert not np.any(gradient[1])
+  np.testing.assert_allclose(
+      np.delete(gradient, 1, 0), np.delete(exact_pullback(jnp.ones_like(exact))[0], 1, 0), atol=2e-2)
+
+
 def test_linear_resize_matches_the_reference():
   signal = reference.layer_input('sq', (2, 1, 256))[:, 0]
   line = resize_linear(signal, (2, 1024))

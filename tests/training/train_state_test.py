@@ -6,8 +6,8 @@ import numpy as np
 import optax
 
 from mat_jax.nn.discriminator import Branch
-from mat_jax.nn.layers import StyleConv
 from mat_jax.nn.mapping import Mapping
+from mat_jax.nn.modulation import StyleConv
 from mat_jax.training import train_state
 from mat_jax.training.settings import Optimizer
 
