@@ -1,5 +1,6 @@
 """What the tests share: exact products, and one small trained model."""
 
+import gc
 import os
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -10,6 +11,10 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
 # Not in the user's cache, but kept from one run of the tests to the next.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '.pytest_cache', 'programs'))
+
+# Also what compiles in less than a second: there are thousands of such programs.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 # ruff: noqa: E402
 import jax
@@ -26,6 +31,13 @@ from mat_jax.runtime import disk
 def exact_products():
   """Parity is measured in float32, wherever the tests run."""
   jax.config.update('jax_default_matmul_precision', 'float32')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def rare_collection():
+  """Garbage is collected seldom: traced programs are many objects, and nearly all of them stay."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -13,12 +13,13 @@ from flax import traverse_util
 import jax
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
 from convert import architecture, from_torch, names, to_torch
 from mat_jax import Discriminator, Generator
-from mat_jax.checkpoints import items, reader, step_directories
+from mat_jax.checkpoints import reader, step_directories
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
 from tests.support import torch_files as files
@@ -361,7 +362,7 @@ def test_a_failed_write_is_named(several, tmp_path, monkeypatch):
   def fail(*args, **options):
     raise ValueError("Error writing: {'cache': true}'] [os_error_code='27'] [more='x']")
 
-  monkeypatch.setattr(items.ocp.Checkpointer, 'save', fail)
+  monkeypatch.setattr(ocp.Checkpointer, 'save', fail)
   with pytest.raises(UserError, match='converted cannot be written: File too large$'):
     from_torch.convert_file(str(several), str(tmp_path / 'converted'), ['G_ema'])
   assert os.listdir(tmp_path) == ['networks.pth']
