@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from convert import architecture, from_torch, names, to_torch
 from mat_jax import Discriminator, Generator
-from mat_jax.checkpoints import reader, step_directories
+from mat_jax.checkpoints import items, reader, step_directories
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
 from tests.support import torch_files as files
