@@ -6,13 +6,14 @@ finds the credentials (https://google.github.io/tensorstore/kvstore/gcs), and wa
 when the server is busy or down; TENSORSTORE_GCS_HTTP_URL is the address of another server.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
 import errno
+import io
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 _SCHEME = 'gs://'
 _ADDRESS = re.compile(r'gs://(?P<bucket>[^/]+)(/(?P<name>.*))?', re.DOTALL)
@@ -90,6 +91,14 @@ def read_file(path: str) -> bytes:
   return data
 
 
+def open_text(path: str, errors: str = 'strict', newline: str | None = None) -> TextIO:
+  """Opens a text in UTF-8 for reading; see `open` for the arguments, `read_file` for errors."""
+  if not is_address(path):
+    return open(path, encoding='utf-8', errors=errors, newline=newline)
+  return io.TextIOWrapper(
+      io.BytesIO(read_file(path)), encoding='utf-8', errors=errors, newline=newline)
+
+
 def remove(path: str, only_over: bytes | None = None) -> None:
   """Removes an object, if it is there; see `write` for `only_over` and the errors."""
   with _errors(path):
@@ -99,15 +108,16 @@ def remove(path: str, only_over: bytes | None = None) -> None:
 def walk(folder: str) -> list[str]:
   """The names of all objects below a folder, relative to it and sorted.
 
-  Objects that stand for empty folders are left out.
+  Objects that stand for empty folders are left out, and names that would lead out of a folder on
+  the disk.
 
   Raises:
     OSError: they cannot be listed.
   """
   with _errors(folder):
     found = _store(_inside(folder)).list().result()
-  return sorted(name.decode(errors='surrogateescape') for name in found
-                if name and not name.endswith(b'/'))
+  names = sorted(name.decode(errors='surrogateescape') for name in found)
+  return [name for name in names if not {'', '.', '..'} & set(name.split('/'))]
 
 
 def listed(folder: str) -> list[str]:
@@ -144,6 +154,35 @@ def upload(local: str, folder: str, names: Collection[str], last: str = '') -> N
         future.result()
 
 
+def read_changed(folder: str, names: Sequence[str], known: Mapping[str, bytes],
+                 at_a_time: int = _AT_A_TIME) -> Iterator[tuple[str, bytes, bytes]]:
+  """Reads objects of a folder that are not known, or have changed.
+
+  Args:
+    folder: address.
+    names: of the objects, relative to it.
+    known: the generations of those whose contents are known.
+    at_a_time: so many are asked for at once.
+
+  Yields:
+    Name, contents and generation.
+
+  Raises:
+    OSError: one is missing or cannot be read.
+  """
+  store = _store(_inside(folder))
+  for start in range(0, len(names), at_a_time):
+    with _errors(folder):
+      futures = {name: store.read(name, if_not_equal=known.get(name))
+                 for name in names[start:start + at_a_time]}
+      found = {name: future.result() for name, future in futures.items()}
+    for name, result in found.items():
+      if result.state == 'missing':
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _inside(folder) + name)
+      if result.state == 'value':
+        yield name, result.value, result.stamp.generation
+
+
 def download(folder: str, local: str, names: Collection[str] | None = None) -> list[str]:
   """Copies objects of a folder to a disk.
 
@@ -158,18 +197,12 @@ def download(folder: str, local: str, names: Collection[str] | None = None) -> l
   Raises:
     OSError: one is missing or cannot be read, or a file not be written.
   """
-  store, found = _store(_inside(folder)), walk(folder) if names is None else list(names)
-  for part in _parts(found):
-    with _errors(folder):
-      futures = {name: store.read(name) for name in part}
-      for name, future in futures.items():
-        result = future.result()
-        if result.state != 'value':
-          raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _inside(folder) + name)
-        path = os.path.join(local, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, 'wb') as file:
-          file.write(result.value)
+  found = walk(folder) if names is None else list(names)
+  for name, data, _ in read_changed(folder, found, {}):
+    path = os.path.join(local, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'wb') as file:
+      file.write(data)
   return found
 
 

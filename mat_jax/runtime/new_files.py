@@ -60,7 +60,7 @@ def new_directory(path: str, last: str = '') -> Iterator[str]:
 
   Args:
     path: the folder; it may exist if it is empty.
-    last: file in it that is copied into a bucket when all others are there.
+    last: file in it, or in a folder in it, that is copied into a bucket when all others are there.
 
   Yields:
     The folder to fill.
@@ -76,7 +76,9 @@ def new_directory(path: str, last: str = '') -> Iterator[str]:
         raise occupied
       with temporary_directory('mat-jax-new-') as local:
         yield local
-        buckets.upload(local, path, buckets.files_of(local), last)
+        names = buckets.files_of(local)
+        final = [name for name in names if f'/{name}'.endswith(f'/{last}')]
+        buckets.upload(local, path, names, final[0] if last and final else '')
       return
     target = os.path.realpath(path)
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):

@@ -51,6 +51,31 @@ def _download(path: str, local: str, names: Sequence[str] | None) -> None:
     file.write(data)
 
 
+@contextlib.contextmanager
+def added_to(folder: str) -> Iterator[str]:
+  """A folder on the disk to write files into, for the time of a `with` block.
+
+  Args:
+    folder: a folder, which is the result itself; or an address in a bucket, to which the files
+      are copied in the end.
+
+  Yields:
+    The folder on the disk.
+
+  Raises:
+    UserError: they cannot be copied.
+  """
+  if not buckets.is_address(folder):
+    yield folder
+    return
+  with new_files.temporary_directory('mat-jax-new-') as local:
+    yield local
+    try:
+      buckets.upload(local, folder, buckets.files_of(local))
+    except OSError as error:
+      raise UserError(f'{folder} cannot be written: {error.strerror}') from error
+
+
 class Mirror:
   """A folder on the disk whose files are copied to a folder of a bucket.
 

@@ -39,7 +39,7 @@ class BucketServer:
     self.lock = threading.RLock()
     self.requests: list[tuple[str, str]] = []
     self.refused = 0
-    self._refuse_until = 0.0
+    self._refuse_until, self._refuse_requests = 0.0, 0
     self._http = _HttpServer(('127.0.0.1', 0), functools.partial(_Handler, self))
     self.url = f'http://127.0.0.1:{self._http.server_address[1]}'
 
@@ -88,13 +88,17 @@ class BucketServer:
       except NotFound:
         return '0'
 
-  def refuse(self, seconds: float) -> None:
-    """Answers all requests with 503 for so long."""
-    self._refuse_until = time.monotonic() + seconds
+  def refuse(self, seconds: float = 0.0, requests: int = 0) -> None:
+    """Answers all requests with 503 for so long, and so many more after that."""
+    self._refuse_until, self._refuse_requests = time.monotonic() + seconds, requests
 
   def is_refusing(self) -> bool:
-    """Whether requests are answered with 503 now; counts them."""
-    self.refused += (refuses := time.monotonic() < self._refuse_until)
+    """Whether a request is answered with 503 now; counts those."""
+    refuses = time.monotonic() < self._refuse_until
+    if not refuses and self._refuse_requests:
+      self._refuse_requests -= 1
+      refuses = True
+    self.refused += refuses
     return refuses
 
 
