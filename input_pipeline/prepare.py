@@ -110,7 +110,7 @@ def _parse_options(options: list[str]) -> object | None:
 
 def summary(folder: str) -> str:
   """Returns the report of a data set in a few lines."""
-  with open(os.path.join(folder, REPORT), encoding='utf-8') as file:
+  with buckets.open_text(os.path.join(folder, REPORT)) as file:
     report = json.load(file)
   parts = ', '.join(f'{count} {name}' for name, count in report['splits'].items())
   lines = [f'{report["images"]} images ({parts}) in {folder}']
