@@ -34,6 +34,8 @@ _ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
 # nothing. The second one is back until its successor has the name.
 _REMOVED = '.removed'
 _REPLACED = '.replaced'
+# Of an object in a bucket: several are in memory while they are copied, and sent again if they fail.
+_OBJECT_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Checkpoints:
   def _write(self, path: str, state: State, meta: dict[str, Any]) -> None:
     try:
       if buckets.is_address(path):
-        bucket_steps.write(path, lambda local: _fill(local, state, meta))
+        bucket_steps.write(path, lambda local: _fill(local, state, meta, _OBJECT_BYTES))
       else:
         _write_step(path, state, meta)
     except (OSError, ValueError) as error:
@@ -240,12 +242,12 @@ def _write_step(path: str, state: State, meta: dict[str, Any]) -> None:
   _give_name(partial, path)
 
 
-def _fill(folder: str, state: State, meta: dict[str, Any]) -> None:
-  """Makes a folder with the items of a step directory."""
+def _fill(folder: str, state: State, meta: dict[str, Any], file_bytes: int | None = None) -> None:
+  """Makes a folder with the items of a step directory; see `write_item` for `file_bytes`."""
   check_space(os.path.dirname(folder), state)
   write_meta(folder, meta)
   for item, trees in items_of(state).items():
-    write_item(os.path.join(folder, item), trees)
+    write_item(os.path.join(folder, item), trees, file_bytes)
 
 
 def _give_name(partial: str, path: str) -> None:

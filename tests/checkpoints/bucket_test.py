@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax.checkpoints import bucket_steps, packed, reader, step_directories
+from mat_jax.checkpoints import bucket_steps, manager, packed, reader, step_directories
 from mat_jax.checkpoints.manager import Best
 from mat_jax.errors import UserError
 from mat_jax.runtime import buckets
@@ -38,6 +38,20 @@ def test_restores_what_was_saved_and_keeps_the_newest(bucket):
     assert step_directories.find_step(path) == newest
   assert step_directories.read_meta(newest)['config'] == {'seed': 1}
   assert list(step_directories.complete_steps(workdir)) == [2, 3]
+
+
+def test_arrays_are_in_objects_of_bounded_size(bucket, monkeypatch):
+  workdir, server = bucket
+  monkeypatch.setattr(manager, '_OBJECT_BYTES', 1 << 20)
+  large = {str(i): jnp.full((500, 500), i, jnp.float32) for i in range(8)}
+  checkpoints = open_checkpoints(workdir)
+  checkpoints.save(tiny_state(2).replace(g_params=large))
+  checkpoints.close()
+  prefix = f'{workdir.removeprefix("gs://bucket/")}/checkpoints/2/training/'
+  sizes = [len(server.read(name)) for name in server.names(prefix)]
+  assert sum(sizes) > 8_000_000 > 3 * max(sizes)
+  found = reader.restore_networks(workdir).networks['g_params']
+  np.testing.assert_array_equal(found['7'], large['7'])
 
 
 def test_the_averaged_generator_and_the_networks_are_read_alone(bucket):
