@@ -7,25 +7,37 @@ removed before all else. Readers need no other rule than on a disk.
 from collections.abc import Callable
 import contextlib
 import os
+import shutil
+import tempfile
+import time
 
 from absl import logging
 
 from mat_jax.checkpoints.step_directories import META
 from mat_jax.errors import UserError
 from mat_jax.runtime import buckets, disk, new_files
+from mat_jax.runtime.lease import has_ended
 
 # A step directory has this name as well until its successor is complete.
 _REPLACED = '.replaced'
+# Folders in which step directories are written: with the number of the process.
+_TEMPORARY = 'mat-jax-checkpoint-'
+# From then on a folder of a process that is not there is nobody's; in a container with other
+# numbers of processes it might be.
+_ABANDONED_SECONDS = 3600.0
 
 
 def prepare(folder: str) -> None:
   """Ends saves and removals in a checkpoints folder that were cut off.
+
+  Also removes what killed processes have left in the folder for temporary files.
 
   Only for whoever has the workdir's lease: the save of another one would look cut off.
 
   Raises:
     UserError: the folder cannot be read or written.
   """
+  _remove_abandoned()
   try:
     for name in disk.listed(folder):  # in order: an older step is put back in a later turn
       path = os.path.join(folder, name)
@@ -48,7 +60,7 @@ def write(path: str, fill: Callable[[str], None]) -> None:
   Raises:
     OSError: it cannot be written. The older one stays then.
   """
-  with new_files.temporary_directory('mat-jax-checkpoint-') as temporary:
+  with new_files.temporary_directory(f'{_TEMPORARY}{os.getpid()}-') as temporary:
     local = os.path.join(temporary, os.path.basename(path))
     fill(local)
     replaced = path + _REPLACED
@@ -73,6 +85,17 @@ def remove(path: str) -> None:
 def rename(path: str, to: str) -> None:
   """Renames a step directory; OSError if that fails."""
   buckets.move(path, to, META)
+
+
+def _remove_abandoned() -> None:
+  for entry in os.scandir(tempfile.gettempdir()):
+    pid = entry.name.removeprefix(_TEMPORARY).partition('-')[0]
+    if not entry.name.startswith(_TEMPORARY) or not pid.isdigit():
+      continue
+    with contextlib.suppress(OSError):  # of another user, or removed meanwhile
+      age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+      if age > _ABANDONED_SECONDS and has_ended(int(pid)):
+        shutil.rmtree(entry.path)
 
 
 def _put_back(replaced: str) -> None:

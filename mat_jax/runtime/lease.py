@@ -160,13 +160,18 @@ def _is_free(found: Found, unchanged: float) -> bool:
   expires = content.get('expires')
   if isinstance(expires, int | float) and time.time() > expires + _CERTAIN_SECONDS:
     return True
-  return unchanged > _duration(content) or _has_ended(content)
+  return unchanged > _duration(content) or _is_of_ended(content)
 
 
-def _has_ended(content: dict[str, Any]) -> bool:
+def _is_of_ended(content: dict[str, Any]) -> bool:
   """Whether a lease is of a process of this machine that is not there any more."""
   machine, pid = content.get('machine'), content.get('pid')
-  if not machine or machine != _machine() or not isinstance(pid, int) or pid < 1:
+  return bool(machine) and machine == _machine() and isinstance(pid, int) and has_ended(pid)
+
+
+def has_ended(pid: int) -> bool:
+  """Whether this machine has no process of a number; False where that is not known."""
+  if pid < 1 or os.name != 'posix':
     return False
   try:
     os.kill(pid, 0)

@@ -1,8 +1,11 @@
 """Checkpoints in a bucket, on a server on loopback."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +148,21 @@ def test_a_save_that_was_cut_off_is_no_checkpoint_and_is_removed(bucket, caplog)
   assert _steps(workdir) == ['3'] and equal(checkpoints.restore(like()), tiny_state(3))
   assert [f'Removing {workdir}/checkpoints/4, a save that was cut off.'] == [
       text for text in _warnings(caplog) if 'Removing' in text]
+
+
+def test_what_killed_processes_left_on_the_disk_is_removed_after_an_hour(
+    bucket, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  ended = subprocess.Popen([sys.executable, '-c', ''])
+  ended.wait()
+  ages = {f'mat-jax-checkpoint-{ended.pid}-old': 4000, f'mat-jax-checkpoint-{ended.pid}-new': 60,
+          f'mat-jax-checkpoint-{os.getpid()}-old': 4000, 'mat-jax-checkpoint-x': 4000,
+          f'other-{ended.pid}-old': 4000}
+  for name, age in ages.items():
+    (tmp_path / name).mkdir()
+    os.utime(tmp_path / name, (time.time() - age,) * 2)
+  save_steps(bucket[0], 1)
+  assert sorted(os.listdir(tmp_path)) == sorted(list(ages)[1:])
 
 
 def test_a_damaged_step_is_renamed(bucket, caplog):

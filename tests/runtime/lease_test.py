@@ -50,7 +50,7 @@ def _as_of_another_machine(data, **changes):
 def test_a_second_run_is_refused_and_a_killed_one_of_this_machine_leaves_the_lease(bucket, holder):
   workdir = bucket[0]
   path = f'{workdir}/.lock'
-  process = holder(path, 2.0)
+  process = holder(path, 16.0)
   with pytest.raises(UserError) as caught, workdir_lock.hold(workdir):
     pass
   for part in (workdir, f'process {process.pid} on {socket.gethostname()}', '--workdir'):
@@ -59,7 +59,7 @@ def test_a_second_run_is_refused_and_a_killed_one_of_this_machine_leaves_the_lea
   assert process.wait() == -signal.SIGKILL
   begun = time.monotonic()
   with workdir_lock.hold(workdir + '/'):
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 12.0
     assert json.loads(buckets.read(path).data)['pid'] == os.getpid()
   assert buckets.read(path).data is None
 
@@ -74,7 +74,7 @@ def test_a_lease_of_another_machine_expires_by_the_waiters_clock(bucket, holder)
     buckets.write(path, _as_of_another_machine(data, seconds=1.0, expires=time.time() + clock))
     begun = time.monotonic()
     with lease.hold(path, 'the workdir', 5.0):
-      assert 1.0 <= time.monotonic() - begun < 3.0
+      assert 1.0 <= time.monotonic() - begun < 30.0
 
 
 def test_one_that_expired_hours_ago_is_free_at_once(bucket):
@@ -82,16 +82,16 @@ def test_one_that_expired_hours_ago_is_free_at_once(bucket):
   buckets.write(path, json.dumps({'seconds': 60, 'expires': time.time() - 7200}).encode())
   begun = time.monotonic()
   with lease.hold(path, 'the workdir'):
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 30.0
 
 
 def test_it_is_renewed_while_it_is_held(bucket):
   path = f'{bucket[0]}/.lock'
   with lease.hold(path, 'the workdir', 0.4):
-    first = buckets.read(path)
-    time.sleep(0.6)
-    second = buckets.read(path)
-    assert second.generation != first.generation
+    first, begun = buckets.read(path), time.monotonic()
+    while (second := buckets.read(path)).generation == first.generation:
+      assert time.monotonic() - begun < 30.0
+      time.sleep(0.02)
     assert json.loads(second.data)['expires'] > json.loads(first.data)['expires']
   assert buckets.read(path).data is None
 
@@ -106,7 +106,7 @@ def test_whoever_loses_it_is_told_and_leaves_it_to_the_other(bucket):
 
   with lease.hold(path, 'the workdir', 0.4, on_loss):
     buckets.write(path, b'{"id": "other"}')
-    assert lost.wait(5)
+    assert lost.wait(30)
   assert 'another run has taken the workdir the workdir' in reasons[0]
   assert buckets.read(path).data == b'{"id": "other"}'
 
@@ -115,20 +115,21 @@ def test_a_process_that_loses_it_ends(bucket, holder):
   path = f'{bucket[0]}/.lock'
   process = holder(path, 0.4)
   buckets.write(path, b'{"id": "other"}')
-  assert process.wait(10) == EXIT_CODE
+  assert process.wait(60) == EXIT_CODE
 
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(bucket, monkeypatch):
   path, reasons = f'{bucket[0]}/.lock', []
-  write = buckets.write
+  write, done = buckets.write, threading.Event()
 
   def write_and_lose_the_answer(path, data, only_over=None):
-    write(path, data, only_over)
+    if write(path, data, only_over):
+      done.set()
     return write(path, data, only_over)  # TensorStore's second attempt
 
   with lease.hold(path, 'the workdir', 0.4, reasons.append):
     monkeypatch.setattr(buckets, 'write', write_and_lose_the_answer)
-    time.sleep(0.6)
+    assert done.wait(30)
   assert not reasons and buckets.read(path).data is None
 
 

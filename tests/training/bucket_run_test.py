@@ -52,15 +52,16 @@ def _wait_for(condition, process, log, seconds=1200):
     time.sleep(0.002)
 
 
-def _moments(server):
-  """Three conditions: amid a save, after one, and at a report that no save follows."""
+# Objects whose writing is a moment to kill a session, and how often they were written in it: amid
+# a save, after one, and at a report some steps after the session has resumed.
+_MOMENTS = ((rf'checkpoints/4/(?!{META})', 1), (f'checkpoints/8/{META}', 1), ('stats.jsonl', 5))
 
-  def written(pattern, count=1):
-    return lambda: sum(method == 'POST' and bool(re.search(pattern, name))
-                       for method, name in list(server.requests)) >= count
 
-  return (written(rf'checkpoints/4/(?!{META})'), written(f'checkpoints/8/{META}'),
-          written('stats.jsonl', 9))
+def _has_come(server, pattern, count):
+  """Tells whether an object has been written so often from now on."""
+  begin = len(server.requests)
+  return lambda: sum(method == 'POST' and bool(re.search(pattern, name))
+                     for method, name in server.requests[begin:]) >= count
 
 
 @pytest.mark.slow
@@ -68,7 +69,8 @@ def test_a_run_in_a_bucket_is_killed_resumes_and_is_evaluated(bucket, tmp_path):
   workdir, server = bucket
   straight, log = str(tmp_path / 'straight'), tmp_path / 'log.txt'
   assert _train(log, straight).wait() == 0, log.read_text()
-  for has_come in _moments(server):
+  for pattern, count in _MOMENTS:
+    has_come = _has_come(server, pattern, count)
     process = _train(log, workdir)
     _wait_for(has_come, process, log)
     process.send_signal(signal.SIGKILL)
