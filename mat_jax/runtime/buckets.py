@@ -40,9 +40,9 @@ class Found(NamedTuple):
   generation: bytes
 
 
-def is_address(path: str) -> bool:
+def is_address(path: str | os.PathLike[str]) -> bool:
   """Whether a path is an address in a bucket, of the one kind that is supported."""
-  return path.startswith(_SCHEME)
+  return os.fspath(path).startswith(_SCHEME)
 
 
 def absolute(path: str) -> str:
@@ -115,7 +115,13 @@ def walk(folder: str) -> list[str]:
     OSError: they cannot be listed.
   """
   with _errors(folder):
-    found = _store(_inside(folder)).list().result()
+    store = _store(_inside(folder))
+    found = store.list().result()
+    if not found:
+      # TensorStore takes a refusal to list for an empty list. Reading an object that does not
+      # exist is refused too then, instead of saying that there is none:
+      # https://cloud.google.com/storage/docs/access-control/iam-json#objects
+      store.read('').result()
   names = sorted(name.decode(errors='surrogateescape') for name in found)
   return [name for name in names if not {'', '.', '..'} & set(name.split('/'))]
 
@@ -280,7 +286,7 @@ def _errors(path: str) -> Iterator[None]:
   try:
     yield
   except ValueError as error:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = str(error).partition(' [')[0].partition('\n')[0] or type(error).__name__
     status = _STATUS.match(text)
     code = _CODES.get(status[1], errno.EIO) if status else errno.EIO
     raise OSError(code, text[:_REASON_LENGTH], path) from error

@@ -98,6 +98,19 @@ def test_a_server_that_is_down_for_a_while_costs_a_wait(bucket):
   assert buckets.walk(address) == ['a']
 
 
+@pytest.mark.parametrize('status', [401, 403])
+def test_what_is_not_allowed_is_no_damage_and_not_asked_for_again(bucket, status):
+  address, server = bucket
+  for act in (lambda: buckets.read(f'{address}/a'), lambda: buckets.walk(address),
+              lambda: buckets.write(f'{address}/a', b'')):
+    refused = server.refused
+    server.refuse(requests=9, status=status)
+    with pytest.raises(PermissionError) as caught:
+      act()
+    assert server.refused <= refused + 3 and not disk.classify(caught.value).is_damage
+  server.refuse()
+
+
 @pytest.mark.parametrize('address, code', [
     ('gs://no-such-bucket/a', errno.ENOENT), ('gs://', errno.EINVAL), ('gs://B/a', None)])
 def test_errors_are_the_systems(bucket_server, address, code):

@@ -28,7 +28,8 @@ class BucketServer:
   Attributes:
     url: of the server.
     requests: method and name of the object of each request, in order.
-    refused: how many requests were answered with 503.
+    status: of the answers while requests are refused.
+    refused: how many were.
   """
 
   def __init__(self):
@@ -39,7 +40,7 @@ class BucketServer:
     self.lock = threading.RLock()
     self.requests: list[tuple[str, str]] = []
     self.refused = 0
-    self._refuse_until, self._refuse_requests = 0.0, 0
+    self.refuse()
     self._http = _HttpServer(('127.0.0.1', 0), functools.partial(_Handler, self))
     self.url = f'http://127.0.0.1:{self._http.server_address[1]}'
 
@@ -88,12 +89,13 @@ class BucketServer:
       except NotFound:
         return '0'
 
-  def refuse(self, seconds: float = 0.0, requests: int = 0) -> None:
-    """Answers all requests with 503 for so long, and so many more after that."""
+  def refuse(self, seconds: float = 0.0, requests: int = 0, status: int = 503) -> None:
+    """Answers all requests with a status for so long, and so many more after that."""
     self._refuse_until, self._refuse_requests = time.monotonic() + seconds, requests
+    self.status = status
 
   def is_refusing(self) -> bool:
-    """Whether a request is answered with 503 now; counts those."""
+    """Whether a request is answered with that status now; counts those."""
     refuses = time.monotonic() < self._refuse_until
     if not refuses and self._refuse_requests:
       self._refuse_requests -= 1
@@ -137,18 +139,18 @@ class _Handler(server.RequestHandler):
     owner.requests.append((method, name))
     with owner.lock:
       if owner.is_refusing():
-        self._answer(503)
+        self._fail(owner.status)
       elif f'/b/{BUCKET}/' not in url.path:
-        self._answer(404, b'{"error": {"code": 404}}')
+        self._fail(404)
       elif not name:
         self._list(query)
       elif not self._is_met(name, query):
-        self._answer(412)
+        self._fail(412)
       elif method == 'POST':
         owner.write(name, body)
         self._answer(200, json.dumps(self.storage.get_file_obj(BUCKET, name)).encode())
       elif owner.generation(name) == '0':
-        self._answer(404)
+        self._fail(404)
       elif method == 'DELETE':
         owner.remove(name)
         self._answer(204)
@@ -165,6 +167,9 @@ class _Handler(server.RequestHandler):
     found, _ = self.storage.get_file_list(BUCKET, query.get('prefix'))
     items = [one for one in found if start <= one['name'] < end]
     self._answer(200, json.dumps({'kind': 'storage#objects', 'items': items}).encode())
+
+  def _fail(self, status: int) -> None:
+    self._answer(status, json.dumps({'error': {'code': status}}).encode())
 
   def _answer(self, status: int, body: bytes = b'', headers: dict[str, str] | None = None) -> None:
     self.send_response(status)
