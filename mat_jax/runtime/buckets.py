@@ -120,7 +120,7 @@ def walk(folder: str) -> list[str]:
     if not found:
       # TensorStore takes a refusal to list for an empty list. Reading an object that does not
       # exist is refused too then, instead of saying that there is none:
-      # https://cloud.google.com/storage/docs/access-control/iam-json#objects
+      # https://github.com/keras-team/keras-hub/pull/1667
       store.read('').result()
   names = sorted(name.decode(errors='surrogateescape') for name in found)
   return [name for name in names if not {'', '.', '..'} & set(name.split('/'))]
