@@ -94,7 +94,7 @@ def _check_same(workdir, straight):
   with staging.local_copy(workdir, top) as local:
     assert runs.metrics(local) == runs.metrics(straight)
     ticks = list(range(2, _STEPS + 1, 2))
-    assert runs.event_steps(local, 'loss/g') == ticks
+    assert runs.event_steps(local, 'progress/kimg') == ticks
     assert runs.event_steps(local, 'validation/psnr') == ticks[1::2]
     assert runs.event_steps(local, 'image_masked_stage1_result') == [0, *ticks[1::2]]
   assert '.lock' not in buckets.listed(workdir)
