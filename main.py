@@ -48,6 +48,10 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     'compilation_cache', None, "Folder of JAX's compilation cache, '' for none; by default "
     "JAX_COMPILATION_CACHE_DIR, or mat-jax/compilation_cache in the user's cache folder.")
+# Flags and fields that may be addresses in buckets.
+_IN_BUCKET = ('workdir', *(f'config.{field}' for field in (
+    'data_dir', 'data.mask_dir', 'eval.baseline', 'eval.checkpoint', 'eval.mask_dir', 'init_from',
+    'inpaint.checkpoint')))
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, 'Number of this process, outside of TPU pods and SLURM.')
 
@@ -109,7 +113,7 @@ def _open_inputs(config: ml_collections.ConfigDict) -> Inputs:
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line and sets up logging; returns what is left of it."""
   command_line.set_up_logging(logging.INFO)
-  return command_line.parse_flags(argv, ['config', 'workdir'])
+  return command_line.parse_flags(argv, ['config', 'workdir'], _IN_BUCKET)
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from mat_jax.nn import sizes
 from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.ops import resample
-from mat_jax.runtime import command_line, disk, new_files
+from mat_jax.runtime import command_line, disk, new_files, staging
 
 Tree = dict[str, Any]
 Module = Generator | Discriminator
@@ -146,13 +146,14 @@ class _Source:
   Args:
     path: the file.
     wanted: networks to convert; None takes all that are there.
+    title: what to call the file.
 
   Attributes:
     names: networks to convert, in the order of the file.
     done: what was converted, by network.
   """
 
-  def __init__(self, path: str, wanted: Sequence[str] | None):
+  def __init__(self, path: str, wanted: Sequence[str] | None, title: str):
     found = torch_reader.network_names(path)
     for name in wanted or ():
       if name not in found:
@@ -162,11 +163,11 @@ class _Source:
       raise UserError(f'{path}: a generator is needed, G or G_ema, not only '
                       f'{", ".join(self.names)}')
     self.done: dict[str, _Converted] = {}
-    self._path = path
+    self._path, self._title = path, title
 
   def variables(self, name: str) -> Tree:
     """Variables of a network, as JAX arrays."""
-    print(f'Reading {name} of {self._path}.', flush=True)
+    print(f'Reading {name} of {self._title}.', flush=True)
     state_dict = torch_reader.read_networks(self._path, [name])[name].state_dict
     module: Generator | Discriminator
     try:
@@ -218,9 +219,11 @@ def convert_file(source: str, output: str, networks: Sequence[str] | None = None
   Raises:
     UserError: a file cannot be read, does not fit, or cannot be written.
   """
-  with new_files.new_directory(output) as folder:
-    reader = _Source(source, networks)
-    step = os.path.join(folder, step_directories.FOLDER, '0')
+  relative = os.path.join(step_directories.FOLDER, '0')
+  with (new_files.new_directory(output, os.path.join(relative, step_directories.META)) as folder,
+        staging.local_copy(source) as file):
+    reader = _Source(file, networks, source)
+    step = os.path.join(folder, relative)
     average = reader.variables('G_ema' if 'G_ema' in reader.names else 'G')
     _write_meta(folder, step, source, reader)
     _save(step, 'ema', {'ema_params': average['params'], 'ema_buffers': average['buffers']})
@@ -295,4 +298,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('input', None, 'PyTorch file: .pkl, .pth or .safetensors.')
   flags.DEFINE_string('output', None, 'Folder to create.')
   flags.DEFINE_list('networks', None, 'Networks to convert, of G, D and G_ema; all by default.')
-  command_line.run(main, ['input', 'output'])
+  command_line.run(main, ['input', 'output'], in_bucket=['input', 'output'])

@@ -54,4 +54,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('checkpoint', None, 'Workdir, step directory or converted model.')
   flags.DEFINE_string('output', None, 'File to write, NAME.safetensors.')
   flags.DEFINE_bool('discriminator', True, 'Whether to pack the discriminator too.')
-  command_line.run(main, ['checkpoint', 'output'])
+  command_line.run(main, ['checkpoint', 'output'], in_bucket=['checkpoint', 'output'])

@@ -161,4 +161,4 @@ if __name__ == '__main__':
   flags.DEFINE_enum('network', 'G_ema', ['G_ema', 'G', 'D'], 'Network to write.')
   flags.DEFINE_enum('target', 'official', TARGETS,
                     'Who is to load it; iopaint leaves the noise tensors out.')
-  command_line.run(main, ['checkpoint', 'output'])
+  command_line.run(main, ['checkpoint', 'output'], in_bucket=['checkpoint', 'output'])

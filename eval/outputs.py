@@ -14,7 +14,7 @@ from eval.results import baseline, markdown, pairs, picture_paths, record
 from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
 from eval.results.systems import BASELINE, MODEL
-from mat_jax.runtime import image_grid, new_files
+from mat_jax.runtime import buckets, image_grid, new_files, staging
 
 _SHOWN = 6
 
@@ -48,7 +48,8 @@ def write(result: Result, album: Album, folder: str, baseline_workdir: str = '')
   """
   if jax.process_index():
     return
-  os.makedirs(folder, exist_ok=True)
+  if not buckets.is_address(folder):
+    os.makedirs(folder, exist_ok=True)
   record.write(result.record, folder)
   markdown.write(result.record, folder)
   pairs.write_csv(result.pairs, os.path.join(folder, pairs.FILE))
@@ -62,7 +63,8 @@ def write(result: Result, album: Album, folder: str, baseline_workdir: str = '')
   filled = [system for system in result.record.mask_sets[mask_set].metrics
             if system in shown]
   image_grid.write_png(picture, comparison(shown, filled))
-  _write_events(result.record, album, folder)
+  with staging.added_to(folder) as local:
+    _write_events(result.record, album, local)
   print(markdown.markdown(result.record))
   print(f'\n{" / ".join(["masked", *filled, MODEL, "original"])}: {picture}')
 

@@ -68,4 +68,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('mask_preset', 'large', "'large' or 'small'.")
   flags.DEFINE_integer('seed', 0, 'Seed of the masks.')
   flags.DEFINE_string('output', None, 'Folder to write into.')
-  command_line.run(main, ['output'])
+  command_line.run(main, ['output'], in_bucket=['data_dir'])

@@ -8,7 +8,7 @@ from input_pipeline import mask_files, pipeline
 from input_pipeline.image_dataset import ImageDataset, open_dataset
 from input_pipeline.stream import Stream
 from mat_jax.errors import UserError
-from mat_jax.runtime import images
+from mat_jax.runtime import bucket_cache, images
 
 FILES = 'files'  # the set of masks that come from a folder
 
@@ -82,7 +82,7 @@ def _open_masks(config: ml_collections.ConfigDict, options: ml_collections.Confi
   if not options.mask_dir:
     return mask_files.random_masks(resolution, preset, tuple(options.hole_range))
   return mask_files.MaskFiles(
-      options.mask_dir, resolution, portraits.stems, options.mask_order, seed)
+      bucket_cache.local_path(options.mask_dir), resolution, portraits.stems, options.mask_order, seed)
 
 
 def training_stream(

@@ -13,7 +13,7 @@ import numpy as np
 from input_pipeline.sources import folder
 from input_pipeline.sources.source import Source
 from mat_jax.errors import UserError
-from mat_jax.runtime import images
+from mat_jax.runtime import bucket_cache, images
 from mat_jax.runtime.folders import list_files
 
 SAMPLES = 'samples'
@@ -141,7 +141,7 @@ def open_dataset(data_dir: str, genre: str = '') -> ImageDataset:
       of ArtGAN's WikiArt with `genre_train.csv` or `genre_val.csv`; parquet shards
       as of huggan/wikiart, a folder or a file; a TensorFlow data set; or 'samples'
       for the portraits that come with the project (a folder of your own with that
-      name: './samples').
+      name: './samples'). One in a bucket is copied into the user's cache folder.
     genre: name or number of the genre to take where the data set has genres (the
       tables and the shards), '' for all.
 
@@ -154,7 +154,8 @@ def open_dataset(data_dir: str, genre: str = '') -> ImageDataset:
   location = str(data_dir)
   if not location:
     raise UserError('data_dir is empty; set --config.data_dir to a folder of images')
-  root = _SAMPLES_DIR if location == SAMPLES else pathlib.Path(location).expanduser()
+  root = _SAMPLES_DIR if location == SAMPLES else (
+      pathlib.Path(bucket_cache.local_path(location)).expanduser())
   if not root.exists():
     raise UserError(f'the image folder {location!r} does not exist; give an existing folder, a zip '
                     f'archive or {SAMPLES!r}')

@@ -23,7 +23,7 @@ from input_pipeline.image_dataset import SAMPLES, ImageDataset, open_dataset
 from input_pipeline.preparation import TRANSPARENCIES, Settings
 from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPortraits
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.runtime import command_line, images, new_files
+from mat_jax.runtime import buckets, command_line, images, new_files
 
 
 def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: str | None = None,
@@ -48,10 +48,10 @@ def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: st
   _check(config.settings, open_dataset(data_dir, config.genre))
   # Workers may have another current folder; 'samples' is a name, not a path.
   config = dataclasses.replace(config, portraits_dir=data_dir if data_dir == SAMPLES else (
-      os.path.abspath(os.path.expanduser(data_dir))))
+      buckets.absolute(os.path.expanduser(data_dir))))
   builder_class = WikiartPortraits if beam_runner is None else _beam_builder()
   tfds.disable_progress_bar()  # there are better ones
-  with new_files.new_directory(output) as folder:
+  with new_files.new_directory(output, 'dataset_info.json') as folder:
     builder = builder_class(data_dir=folder, config=config)
     download_config = tfds.download.DownloadConfig(
         beam_runner=beam_runner, beam_options=_parse_options(beam_options or []),
@@ -110,7 +110,7 @@ def _parse_options(options: list[str]) -> object | None:
 
 def summary(folder: str) -> str:
   """Returns the report of a data set in a few lines."""
-  with open(os.path.join(folder, REPORT), encoding='utf-8') as file:
+  with buckets.open_text(os.path.join(folder, REPORT)) as file:
     report = json.load(file)
   parts = ', '.join(f'{count} {name}' for name, count in report['splits'].items())
   lines = [f'{report["images"]} images ({parts}) in {folder}']
@@ -166,4 +166,4 @@ if __name__ == '__main__':
                       'without one the cores of this machine do the work.')
   flags.DEFINE_list('beam_options', [], 'Options of the runner, for example '
                     '--beam_options=--direct_num_workers=8.')
-  command_line.run(main, ['data_dir', 'output'])
+  command_line.run(main, ['data_dir', 'output'], in_bucket=['data_dir', 'output'])

@@ -17,6 +17,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 # ruff: noqa: E402
+import re
+
 import jax
 import ml_collections
 import pytest
@@ -68,6 +70,23 @@ def trained(tmp_path_factory) -> tuple[str, ml_collections.ConfigDict]:
   config = tiny_config()
   main.train(config, workdir, evaluate.make_validation(config))
   return workdir, config
+
+
+@pytest.fixture(scope='session')
+def bucket_server():
+  """A Cloud Storage server that TensorStore takes for Google's."""
+  from tests.support.bucket_server import BucketServer
+
+  with BucketServer().running() as server, pytest.MonkeyPatch.context() as patch:
+    patch.setenv('TENSORSTORE_GCS_HTTP_URL', server.url)
+    yield server
+
+
+@pytest.fixture
+def bucket(bucket_server, request):
+  """The address of a folder in a bucket, of this test alone, and the server."""
+  name = re.sub(r'[^a-z0-9]+', '-', request.node.nodeid.lower())
+  return f'gs://bucket/{name}', bucket_server
 
 
 @pytest.fixture

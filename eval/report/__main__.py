@@ -20,4 +20,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('baseline', '', 'Another such folder to compare with, of the model before '
                       'fine-tuning, say.')
   flags.DEFINE_string('output', '', "Folder to write into; '' takes WORKDIR/report.")
-  command_line.run(main, ['workdir'])
+  command_line.run(main, ['workdir'], in_bucket=['workdir', 'baseline', 'output'])

@@ -17,6 +17,9 @@ from eval.results.record import Distance, Group, Record
 from mat_jax.errors import UserError
 
 PROPOSED, BASELINE = 'proposed', 'baseline'
+_ROWS = 'stats.jsonl'
+# What is read of a workdir.
+FILES = (record.FOLDER, _ROWS)
 _VALIDATION = 'validation/'
 # Sets of masks become parts of paths, which a table from elsewhere must not choose.
 _SAFE_NAME = re.compile(r'[A-Za-z0-9_-]+')
@@ -92,7 +95,7 @@ def load(workdir: str) -> Evaluation:
                       'again')
   return Evaluation(
       workdir, last, [newest[kimg] for kimg in sorted(newest)], len(records) - len(comparable),
-      found, _read_validation(os.path.join(workdir, 'stats.jsonl')))
+      found, _read_validation(os.path.join(workdir, _ROWS)))
 
 
 def _read_validation(path: str) -> list[Validation]:

@@ -20,7 +20,7 @@ from eval.report.pictures import Section
 from eval.results import tables
 from eval.results.tables import count_of
 from mat_jax.errors import UserError
-from mat_jax.runtime import new_files
+from mat_jax.runtime import buckets, new_files, staging
 
 PAGE = 'report.html'
 FOLDER = 'report'
@@ -69,7 +69,14 @@ def make_report(workdir: str, baseline: str = '', output: str = '') -> str:
   """
   output = output or os.path.join(workdir, FOLDER)
   _check_replaceable(output)
-  content = inputs.gather(inputs.load(workdir), inputs.load(baseline) if baseline else None)
+  with (staging.local_copy(workdir, inputs.FILES) as ours,
+        staging.local_copy(baseline, inputs.FILES) as theirs):
+    _write(inputs.gather(inputs.load(ours), inputs.load(theirs) if theirs else None), output)
+  return os.path.join(output, PAGE)
+
+
+def _write(content: Content, output: str) -> None:
+  """Writes the report on some content."""
   mask_sets = _mask_sets(content)
   found_curves = curves.curves(content.ours, content.theirs)
   scatters = matrix.matrix(content.pairs.metrics[content.system])
@@ -89,13 +96,12 @@ def make_report(workdir: str, baseline: str = '', output: str = '') -> str:
     for name, data in (figures | {PAGE: html}).items():
       with open(os.path.join(folder, name if name == PAGE else f'{name}.png'), 'wb') as file:
         file.write(data)
-  return os.path.join(output, PAGE)
 
 
 def _check_replaceable(output: str) -> None:
   """Replacing a folder removes what is in it: it has to be a report, or empty."""
   try:
-    found = os.listdir(output)
+    found = (buckets.listed if buckets.is_address(output) else os.listdir)(output)
   except FileNotFoundError:
     return
   except OSError as error:

@@ -1,6 +1,7 @@
 """Another evaluation to compare with, of the same images and masks."""
 
 from collections.abc import Iterable, Mapping
+import io
 import json
 import os
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from eval.results import pairs, picture_paths, record
 from eval.results.pairs import Pairs
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 
 # The setting of the systems beside MAT, of which a baseline needs none.
 CLASSICAL = 'classical'
@@ -46,7 +48,8 @@ def pictures(workdir: str, mask_set: str, image_indices: Iterable[int]) -> np.nd
   folder = os.path.join(workdir, record.FOLDER, picture_paths.FOLDER)
   paths = [picture_paths.result_path(folder, mask_set, index, 0) for index in image_indices]
   try:
-    return np.stack([np.asarray(Image.open(path).convert('RGB')) for path in paths])
+    return np.stack([np.asarray(Image.open(io.BytesIO(buckets.read_file(path))).convert('RGB'))
+                     for path in paths])
   except (OSError, ValueError):
     return None
 

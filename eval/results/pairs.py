@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.metrics.names import PAIR_METRICS
 from mat_jax.errors import UserError
-from mat_jax.runtime import new_files
+from mat_jax.runtime import buckets, new_files
 
 FILE = 'per_image.csv'
 
@@ -110,7 +110,7 @@ def read_csv(path: str) -> Pairs:
     UserError: it is missing, or not such a file.
   """
   try:
-    with open(path, encoding='utf-8', errors='surrogateescape', newline='') as file:
+    with buckets.open_text(path, errors='surrogateescape', newline='') as file:
       rows = list(csv.DictReader(file, strict=True))
     if not rows:
       raise ValueError('it has no rows')

@@ -14,7 +14,7 @@ from eval.metrics.bootstrap import Summary
 from eval.metrics.distances import Distance
 from mat_jax.checkpoints.step_directories import FOLDER as STEPS
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk, new_files
+from mat_jax.runtime import buckets, disk, new_files
 
 FOLDER = 'eval'  # of a workdir, with all that evaluations write
 
@@ -102,11 +102,15 @@ def source_of(step: str, workdir: str) -> str:
     workdir: has the evaluation.
 
   Returns:
-    '.' for the workdir's own run, so that it can be moved; else the run's absolute path.
+    '.' for the workdir's own run, so that it can be moved; else the run's absolute path or address.
   """
-  folder = os.path.dirname(os.path.realpath(step))
+  folder = os.path.dirname(_real(step))
   run = os.path.dirname(folder) if os.path.basename(folder) == STEPS else folder
-  return '.' if run == os.path.realpath(workdir) else run
+  return '.' if run == _real(workdir) else run
+
+
+def _real(path: str) -> str:
+  return buckets.absolute(path) if buckets.is_address(path) else os.path.realpath(path)
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -200,7 +204,7 @@ def read_last(folder: str) -> Record:
   """
   path = os.path.join(folder, 'metrics.json')
   try:
-    with open(path, encoding='utf-8') as file:
+    with buckets.open_text(path) as file:
       return from_json(json.load(file))
   except FileNotFoundError as error:
     raise UserError(f'there is no evaluation in {folder}; evaluate first, with '
@@ -226,7 +230,7 @@ def _lines(path: str) -> list[str]:
   """Complete lines of a file; none if there is none."""
 
   def read() -> list[str]:
-    with open(path, encoding='utf-8') as file:
+    with buckets.open_text(path) as file:
       return [line.rstrip('\n') for line in file if line.endswith('\n')]
 
   try:

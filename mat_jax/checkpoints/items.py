@@ -121,12 +121,13 @@ def write_meta(step: str, meta: Mapping[str, Any]) -> None:
     json.dump(meta, file)
 
 
-def write_item(path: str, trees: Mapping[str, Tree]) -> None:
+def write_item(path: str, trees: Mapping[str, Tree], file_bytes: int | None = None) -> None:
   """Writes an item of a step directory, from this process alone.
 
   Args:
     path: the item's folder, to be made.
     trees: `TrainState` field -> tree of arrays.
+    file_bytes: size from which on a file of arrays is not added to; None for 2 GiB.
 
   Raises:
     OSError, ValueError: it cannot be written; `disk.classify` tells why.
@@ -139,4 +140,5 @@ def write_item(path: str, trees: Mapping[str, Tree]) -> None:
   handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
   with (orbax_noise.quiet(),
         ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer):
-    checkpointer.save(path, args=ocp.args.PyTreeSave(dict(trees)))
+    checkpointer.save(path, args=ocp.args.PyTreeSave(
+        dict(trees), ocdbt_target_data_file_size=file_bytes))

@@ -2,7 +2,8 @@
 
 The state is the same on every process, so process 0 alone writes it: a write that fails
 leaves nobody waiting. A step directory is filled under another name, flushed to the disk and
-then renamed; only then older ones are removed. `mat_jax.checkpoints.reader` says what is in it.
+then renamed; only then older ones are removed. `mat_jax.checkpoints.reader` says what is in it,
+`mat_jax.checkpoints.bucket_steps` what takes the place of renaming in a bucket.
 """
 
 from collections.abc import Mapping
@@ -18,12 +19,12 @@ from absl import logging
 import jax
 import numpy as np
 
-from mat_jax.checkpoints import restore
+from mat_jax.checkpoints import bucket_steps, restore
 from mat_jax.checkpoints.items import check_space, write_item, write_meta
 from mat_jax.checkpoints.reader import FORMAT, State, items_of
 from mat_jax.checkpoints.step_directories import FOLDER, best_step, is_complete, step_numbers
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk, new_files
+from mat_jax.runtime import buckets, disk, new_files
 from mat_jax.runtime.disk import UnreachableError
 
 # Name suffixes of incomplete saves, here and by Orbax's manager.
@@ -33,6 +34,8 @@ _ORBAX_PARTIAL = '.orbax-checkpoint-tmp'
 # nothing. The second one is back until its successor has the name.
 _REMOVED = '.removed'
 _REPLACED = '.replaced'
+# Of an object in a bucket: several are in memory while they are copied, and sent again if they fail.
+_OBJECT_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Checkpoints:
     Raises:
       UserError: the folder cannot be written.
     """
-    self._folder = os.path.join(os.path.abspath(workdir), FOLDER)
+    self._folder = os.path.join(buckets.absolute(workdir), FOLDER)
     self._meta = dict(meta)
     self._max_to_keep = max_to_keep
     self._best = best
@@ -158,13 +161,16 @@ class Checkpoints:
 
   def _write(self, path: str, state: State, meta: dict[str, Any]) -> None:
     try:
-      check_space(self._folder, state)
-      _write_step(path, state, meta)
+      if buckets.is_address(path):
+        bucket_steps.write(path, lambda local: _fill(local, state, meta, _OBJECT_BYTES))
+      else:
+        _write_step(path, state, meta)
     except (OSError, ValueError) as error:
       fault = disk.classify(error)
       if not fault.is_system:
         raise
-      new_files.discard(path + _PARTIAL)
+      if not buckets.is_address(path):
+        new_files.discard(path + _PARTIAL)
       logging.warning('The checkpoint of step %d was not saved: %s. Training goes on with the '
                       'older ones kept; the next save is tried again.', meta['step'], fault.reason)
       return
@@ -186,6 +192,9 @@ class Checkpoints:
 
 def _prepare(folder: str) -> None:
   """Makes the folder, and ends saves and removals that were cut off."""
+  if buckets.is_address(folder):
+    bucket_steps.prepare(folder)
+    return
   try:
     os.makedirs(folder, exist_ok=True)
     for name in disk.listed(folder):
@@ -213,8 +222,11 @@ def _put_back(replaced: str) -> None:
 def _remove(path: str) -> None:
   """Removes a step directory, of which no reader finds a part; what fails is a warning."""
   removed = path + _REMOVED
-  shutil.rmtree(removed, ignore_errors=True)
   try:
+    if buckets.is_address(path):
+      bucket_steps.remove(path)
+      return
+    shutil.rmtree(removed, ignore_errors=True)
     os.rename(path, removed)
   except OSError as error:
     logging.warning('The old checkpoint %s cannot be removed (%s).', path, error.strerror)
@@ -225,11 +237,17 @@ def _write_step(path: str, state: State, meta: dict[str, Any]) -> None:
   """Writes a step directory, which gets its name when all of it is on the disk."""
   partial = path + _PARTIAL
   shutil.rmtree(partial, ignore_errors=True)
-  write_meta(partial, meta)
-  for item, trees in items_of(state).items():
-    write_item(os.path.join(partial, item), trees)
+  _fill(partial, state, meta)
   _flush(partial)
   _give_name(partial, path)
+
+
+def _fill(folder: str, state: State, meta: dict[str, Any], file_bytes: int | None = None) -> None:
+  """Makes a folder with the items of a step directory; see `write_item` for `file_bytes`."""
+  check_space(os.path.dirname(folder), state)
+  write_meta(folder, meta)
+  for item, trees in items_of(state).items():
+    write_item(os.path.join(folder, item), trees, file_bytes)
 
 
 def _give_name(partial: str, path: str) -> None:

@@ -18,7 +18,7 @@ import safetensors
 from safetensors.numpy import save
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import new_files
+from mat_jax.runtime import buckets, new_files, staging
 
 SUFFIX = '.safetensors'
 # Of the models that are shipped: NAME.safetensors in it is given by NAME, and a folder of that name
@@ -50,7 +50,8 @@ def find(path: str) -> str | None:
   shipped = os.path.join(MODELS, path + SUFFIX)
   if os.path.basename(path) == path and os.path.isfile(shipped):
     return shipped
-  return path if path.endswith(SUFFIX) and os.path.isfile(path) else None
+  is_file = buckets.is_address(path) or os.path.isfile(path)
+  return path if path.endswith(SUFFIX) and is_file else None
 
 
 def write(path: str, packed: Packed) -> None:
@@ -78,6 +79,11 @@ def read(path: str) -> Packed:
   Raises:
     UserError: it is missing, damaged, or of another kind.
   """
+  with staging.local_copy(path) as file:
+    return _read(file)
+
+
+def _read(path: str) -> Packed:
   try:
     with safetensors.safe_open(path, 'numpy') as file:
       meta = json.loads((file.metadata() or {}).get(_META, 'null'))

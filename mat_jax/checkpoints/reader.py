@@ -19,7 +19,7 @@ from mat_jax.checkpoints import packed
 from mat_jax.checkpoints.items import read_arrays, read_shapes
 from mat_jax.checkpoints.step_directories import read_found, read_meta, read_present
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
+from mat_jax.runtime import disk, staging
 from mat_jax.runtime.disk import DamagedError
 
 # Grows when runs that were saved by an earlier version cannot be resumed; 1 is not written.
@@ -234,9 +234,10 @@ def _restore_fields(step: str, item: str, fields: Collection[str]) -> dict[str, 
   logging.info('Reading %s.', path)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   try:
-    shapes = read_shapes(path)
-    like = {name: abstract_state(shapes[name], device) for name in fields if name in shapes}
-    return read_arrays(path, like) if like else {}
+    with staging.local_copy(path) as local:
+      shapes = read_shapes(local)
+      like = {name: abstract_state(shapes[name], device) for name in fields if name in shapes}
+      return read_arrays(local, like) if like else {}
   except DamagedError as error:
     raise UserError(f'the checkpoint {path} cannot be read ({error}); it may be incomplete, '
                     'use an earlier one') from error

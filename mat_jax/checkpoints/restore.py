@@ -11,11 +11,12 @@ from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
+from mat_jax.checkpoints import bucket_steps
 from mat_jax.checkpoints.items import read_arrays, read_shapes
 from mat_jax.checkpoints.reader import FORMAT, State, check_architecture, is_converted, items_of
 from mat_jax.checkpoints.step_directories import load_meta, step_numbers
 from mat_jax.errors import UserError
-from mat_jax.runtime import cluster, disk
+from mat_jax.runtime import buckets, cluster, disk, staging
 from mat_jax.runtime.disk import DamagedError, UnreachableError
 
 Tree = Any
@@ -138,7 +139,8 @@ def _read(path: str, like: State, model: Mapping[str, Any]) -> State:
   optional = {field.name for field in dataclasses.fields(like) if field.default is None}
   fields: dict[str, Any] = {}
   for item, trees in items.items():
-    fields |= _read_item(os.path.join(path, item), trees, optional)
+    with staging.local_copy(os.path.join(path, item)) as local:
+      fields |= _read_item(local, trees, optional)
   return type(like)(**fields)
 
 
@@ -173,8 +175,11 @@ def _quarantine(skipped: Mapping[str, DamagedError]) -> None:
 def _rename(path: str, error: DamagedError) -> None:
   aside = path + _QUARANTINED
   try:
-    shutil.rmtree(aside, ignore_errors=True)
-    disk.retried(lambda: os.rename(path, aside), path)
+    if buckets.is_address(path):
+      bucket_steps.rename(path, aside)
+    else:
+      shutil.rmtree(aside, ignore_errors=True)
+      disk.retried(lambda: os.rename(path, aside), path)
   except OSError as failure:
     raise UserError(f'{path} is damaged ({error}) and cannot be renamed: '
                     f'{disk.classify(failure).reason}') from failure

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable
-import json
 import math
 import os
 import time
@@ -13,11 +12,14 @@ from typing import Any, TypeVar
 from absl import logging
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
+from mat_jax.runtime import buckets, disk
 from mat_jax.runtime.disk import DamagedError
 
 FOLDER = 'checkpoints'
 BEST = 'best'
+# The file of the `meta` item. In a bucket it is the last object of a step directory to be written
+# and the first to be removed: without it there is no checkpoint.
+META = 'meta/metadata'
 # How often a path is looked up while a run removes what was found there.
 _LOOKS = 5
 
@@ -35,13 +37,7 @@ def load_meta(path: str) -> dict[str, Any]:
     DamagedError: it is missing or proven to be damaged.
     UnreachableError: it cannot be read, for another reason.
   """
-  file = os.path.join(path, 'meta', 'metadata')
-
-  def load() -> Any:
-    with open(file, encoding='utf-8') as stream:
-      return json.load(stream)
-
-  meta = disk.read(load, file)
+  meta = disk.load_json(os.path.join(path, META))
   if not isinstance(meta, dict) or not isinstance(meta.get('model'), dict):
     raise DamagedError('its meta has no model')
   return meta
@@ -171,7 +167,7 @@ def _number(step: str) -> int:
 
 def _steps_folder(path: str) -> str:
   """The folder of the steps of a workdir, or of a checkpoints folder itself."""
-  path = os.path.abspath(path)
+  path = buckets.absolute(path)
   inner = os.path.join(path, FOLDER)
   return inner if step_numbers(inner) else path
 
@@ -186,11 +182,11 @@ def find_step(path: str) -> str:
   Raises:
     UserError: nothing there, or unreachable.
   """
-  path = os.path.abspath(path)
+  path = buckets.absolute(path)
   if disk.is_folder(os.path.join(path, 'meta')):
     return path
   parent, name = os.path.split(path)
-  wants_best = name == BEST and disk.status(path) is None
+  wants_best = name == BEST and not disk.exists(path)
   folder = parent if wants_best else path
   step = newest_step(folder)
   if step is None:
@@ -230,7 +226,7 @@ def read_found(path: str, read: Callable[[str], T]) -> T:
     try:
       return read_present(step, read)
     except RemovedError as error:
-      if step == os.path.abspath(path):
+      if step == buckets.absolute(path):
         raise
       logging.info('%s', error)
       removed = error
@@ -252,7 +248,11 @@ def read_present(step: str, read: Callable[[str], T]) -> T:
     raise
 
 
-def _identity(step: str) -> tuple[int, int] | None:
+def _identity(step: str) -> Any:
   """A value that changes when a step directory is replaced; None if there is none."""
-  found = disk.status(step)
-  return (found.st_dev, found.st_ino) if found else None
+  if buckets.is_address(step):
+    meta = os.path.join(step, META)
+    found = disk.read(lambda: buckets.read(meta), meta)
+    return found.generation if found.data is not None else None
+  status = disk.status(step)
+  return (status.st_dev, status.st_ino) if status else None

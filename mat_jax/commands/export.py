@@ -9,6 +9,7 @@ import sys
 from mat_jax.exporting.program import export_program
 
 HELP = 'export a model as a program'
+IN_BUCKET = ('model', 'output')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

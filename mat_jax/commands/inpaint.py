@@ -21,6 +21,7 @@ from mat_jax.inference.options import STRATEGIES, InpaintOptions
 from mat_jax.runtime import compilation_cache
 
 HELP = 'fill the holes of pictures'
+IN_BUCKET = ('model',)
 _DEFAULTS = InpaintOptions()
 
 

@@ -11,7 +11,7 @@ from mat_jax.errors import UserError
 from mat_jax.inference import image_files
 from mat_jax.inference.inpainter import Inpainter
 from mat_jax.inference.matching import match_files
-from mat_jax.runtime import cluster
+from mat_jax.runtime import buckets, cluster
 
 
 def inpaint(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -35,6 +35,9 @@ def inpaint(config: ml_collections.ConfigDict, workdir: str) -> None:
       raise UserError(f'inpaint.{field} is empty; set --config.inpaint.{field} to a file or folder')
   pairs = match_files(fields.images, None if files.hole == 'alpha' else fields.masks)
   output = fields.output or os.path.join(workdir, 'inpaint')
+  if buckets.is_address(output):
+    raise UserError(f'pictures are not written into buckets such as {output}; set '
+                    '--config.inpaint.output to a folder')
   tasks = image_files.tasks_of(pairs, output, options, files)
   checkpoint = restore_ema(fields.checkpoint or workdir)
   model = resolve_model_config(config.model, checkpoint.model, checkpoint.path)

@@ -1,6 +1,6 @@
 """Shared by the command lines: parsing of flags, messages about mistakes, clean exit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import contextlib
 import logging as python_logging
 import signal
@@ -19,12 +19,14 @@ _MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSErr
 _MAY_BE_REMOTE = 'compilation_cache'
 
 
-def parse_flags(argv: list[str], required: list[str]) -> list[str]:
+def parse_flags(argv: list[str], required: list[str],
+                in_bucket: Collection[str] = ()) -> list[str]:
   """Parses the command line; a mistake in it is one sentence and exit code 2.
 
   Args:
     argv: the program and its arguments.
     required: names of the flags that have to be given.
+    in_bucket: names of the flags, and of fields as 'config.FIELD', that may be in buckets.
 
   Returns:
     What is left of `argv`.
@@ -32,7 +34,7 @@ def parse_flags(argv: list[str], required: list[str]) -> list[str]:
   try:
     flags.mark_flags_as_required(required)
     left = flags.FLAGS(argv)
-    _refuse_remote_paths()
+    _refuse_remote_paths([f'--{name}' for name in in_bucket])
     return left
   except _MISTAKES as error:
     print(f'error: {_sentence(error)}', file=sys.stderr)
@@ -41,13 +43,13 @@ def parse_flags(argv: list[str], required: list[str]) -> list[str]:
     sys.exit(0)  # absl ends --help with 1
 
 
-def _refuse_remote_paths() -> None:
+def _refuse_remote_paths(in_bucket: Collection[str]) -> None:
   for name in flags.FLAGS:
     if flags.FLAGS[name].present and name != _MAY_BE_REMOTE:
       value = flags.FLAGS[name].value
       if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
-      remote_paths.refuse(f'--{name}', value)
+      remote_paths.refuse(f'--{name}', value, in_bucket)
 
 
 def _sentence(error: Exception) -> str:
@@ -60,7 +62,8 @@ def _sentence(error: Exception) -> str:
   return str(error).splitlines()[0]
 
 
-def run(main: Callable[[list[str]], None], required: list[str]) -> None:
+def run(main: Callable[[list[str]], None], required: list[str],
+        in_bucket: Collection[str] = ()) -> None:
   """Runs `main` with the parsed command line, logging nothing below warnings.
 
   SIGTERM ends the process at once, with exit code 143 and nothing half-written.
@@ -68,13 +71,14 @@ def run(main: Callable[[list[str]], None], required: list[str]) -> None:
   Args:
     main: function of what is left of the command line.
     required: names of the flags that have to be given.
+    in_bucket: see `parse_flags`.
   """
   set_up_logging(logging.WARNING)
   sys.unraisablehook = _unraisable
   # Of Orbax too, when a write fails while others have not begun.
   warnings.filterwarnings('ignore', message='coroutine .* was never awaited')
   with ended_by_sigterm():
-    app.run(main, flags_parser=lambda argv: parse_flags(argv, required))
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, required, in_bucket))
 
 
 def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:

@@ -11,11 +11,12 @@ import os
 import re
 import stat
 import time
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from absl import logging
 
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 
 T = TypeVar('T')
 
@@ -137,21 +138,36 @@ def read(act: Callable[[], T], path: str) -> T:
 
 def listed(folder: str) -> list[str]:
   """The names in a folder, none if there is no such folder; UnreachableError as in `read`."""
+  list_names = buckets.listed if buckets.is_address(folder) else os.listdir
   try:
-    return read(lambda: os.listdir(folder), folder)
+    return read(lambda: list_names(folder), folder)
   except DamagedError:
     return []
 
 
 def status(path: str) -> os.stat_result | None:
-  """The status of what is at a path, None for nothing; UnreachableError as in `read`."""
+  """The status of what is at a path of a disk, None for nothing; UnreachableError as in `read`."""
   try:
     return read(lambda: os.stat(path), path)
   except DamagedError:
     return None
 
 
+def exists(path: str) -> bool:
+  """Whether there is anything at a path; UnreachableError as in `read`."""
+  if buckets.is_address(path):
+    return bool(listed(path)) or read(lambda: buckets.read(path), path).data is not None
+  return status(path) is not None
+
+
 def is_folder(path: str) -> bool:
   """Whether there is a folder at a path; UnreachableError as in `read`."""
+  if buckets.is_address(path):
+    return bool(listed(path))
   found = status(path)
   return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def load_json(file: str) -> Any:
+  """The JSON value in a file; DamagedError and UnreachableError as in `read`."""
+  return read(lambda: json.loads(buckets.read_file(file).decode()), file)

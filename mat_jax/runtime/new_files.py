@@ -6,6 +6,7 @@ A process that is ended from another thread (`mat_jax.runtime.sigterm`) removes 
 
 from collections.abc import Iterator
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import BinaryIO
 from absl import logging
 
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 
 # The names that this process is writing under, and what guards them and the renaming.
 _unfinished: set[str] = set()
@@ -38,6 +40,11 @@ def new_file(path: str) -> Iterator[BinaryIO]:
     UserError: it cannot be written. Nothing is left of it then.
   """
   with _writing(path):
+    if buckets.is_address(path):
+      contents = io.BytesIO()
+      yield contents
+      buckets.write(path, contents.getvalue())
+      return
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with _partial(path) as partial:
@@ -48,11 +55,12 @@ def new_file(path: str) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def new_directory(path: str) -> Iterator[str]:
+def new_directory(path: str, last: str = '') -> Iterator[str]:
   """Fills a folder beside its place and then moves it there.
 
   Args:
     path: the folder; it may exist if it is empty.
+    last: file in it, or in a folder in it, that is copied into a bucket when all others are there.
 
   Yields:
     The folder to fill.
@@ -60,11 +68,21 @@ def new_directory(path: str) -> Iterator[str]:
   Raises:
     UserError: it exists, or cannot be written. Nothing is left of it then.
   """
+  occupied = UserError(f'{path} exists and is not an empty folder; remove it or choose another '
+                       'output')
   with _writing(path):
+    if buckets.is_address(path):
+      if buckets.walk(path) or buckets.read(buckets.absolute(path)).data is not None:
+        raise occupied
+      with temporary_directory('mat-jax-new-') as local:
+        yield local
+        names = buckets.files_of(local)
+        final = [name for name in names if f'/{name}'.endswith(f'/{last}')]
+        buckets.upload(local, path, names, final[0] if last and final else '')
+      return
     target = os.path.realpath(path)
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
-      raise UserError(f'{path} exists and is not an empty folder; remove it or choose another '
-                      'output')
+      raise occupied
     with _partial(target) as partial:
       os.makedirs(partial)
       yield partial
@@ -83,9 +101,16 @@ def replaced_directory(path: str) -> Iterator[str]:
     The folder to fill.
 
   Raises:
-    UserError: it cannot be written. The old one stays then.
+    UserError: it cannot be written. The old one stays then, in a bucket a part of it.
   """
   with _writing(path):
+    if buckets.is_address(path):
+      with temporary_directory('mat-jax-new-') as local:
+        yield local
+        names = buckets.files_of(local)
+        buckets.upload(local, path, names)
+        buckets.remove_folder(path, keep=names)
+      return
     target = os.path.realpath(path)
     with _partial(target) as partial, _partial(target, 'old') as old:
       os.makedirs(partial)

@@ -8,6 +8,7 @@ import socket
 from absl import logging
 
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets, lease
 
 try:
   import fcntl
@@ -23,14 +24,18 @@ def hold(workdir: str) -> Iterator[None]:
 
   The kernel lets go of the lock when the process ends, even by SIGKILL; the file stays, as
   removing it would let two runs lock two files of that name. Where there are no locks, a
-  warning takes their place.
+  warning takes their place. In a bucket it is a lease, which expires.
 
   Args:
-    workdir: made if it is missing.
+    workdir: made if it is missing; a folder, or an address in a bucket.
 
   Raises:
     UserError: another run has it, or it cannot be written.
   """
+  if buckets.is_address(workdir):
+    with lease.hold(os.path.join(workdir, LOCK), workdir):
+      yield
+    return
   try:
     os.makedirs(workdir, exist_ok=True)
     # Programs that are started do not inherit it. A forked process would, and keep the lock

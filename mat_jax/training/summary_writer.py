@@ -6,9 +6,13 @@ events and rows are removed first, so that the files are those of a run without 
 Events are appended to the event file here and not by clu's writer: that one wraps TensorFlow's,
 which reports success for an event that a full disk has truncated, and appends further events
 behind it, where no reader gets.
+
+Objects in a bucket cannot be appended to. A run there has its files in a folder for temporary
+files, and copies them after each report; the event file goes on under another name before it gets
+so large that copying it anew takes long.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import functools
 import io
@@ -17,10 +21,8 @@ import math
 import os
 import socket
 import time
-from typing import TypeVar
 
 from absl import logging
-from google.protobuf.message import DecodeError
 import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.image import metadata as image_metadata
@@ -30,17 +32,14 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 import tensorflow as tf
 
-from mat_jax.errors import UserError
-from mat_jax.runtime import disk
+from mat_jax.runtime import buckets, new_files
+from mat_jax.runtime.staging import Mirror
+from mat_jax.training import log_files
+from mat_jax.training.log_files import EVENTS, ROWS
 
-ROWS = 'stats.jsonl'
-_EVENTS = 'events.out.tfevents.'
-# TensorBoard would read a name with "tfevents" in it.
-_PARTIAL = '.records.partial'
-# Bytes of a TFRecord around its data: the length, its checksum and that of the data.
-_FRAME = 16
+# Bytes from which on an event file in a bucket is not appended to.
+_PART = 8 << 20
 
-T = TypeVar('T')
 Value = float | int | str | None
 
 
@@ -50,7 +49,7 @@ class SummaryWriter:
   A write that fails is a warning, once per kind: a full disk does not end a run of days.
 
   Attributes:
-    workdir: the run's folder.
+    workdir: the run's folder, or that of its files until they are copied into a bucket.
   """
 
   def __init__(self, workdir: str, resume_step: int | None, writes: bool = True):
@@ -66,16 +65,27 @@ class SummaryWriter:
     Raises:
       UserError: the files cannot be read or rewritten.
     """
-    self.workdir = workdir
     self._writes = writes
     self._failed: set[str] = set()
     self._last = -1 if resume_step is None else resume_step
+    self._undo = contextlib.ExitStack()
+    self._mirror: Mirror | None = None
+    if buckets.is_address(workdir):
+      local = self._undo.enter_context(new_files.temporary_directory('mat-jax-logs-'))
+      self._mirror, workdir = _open_mirror(workdir, local, writes), local
+    self.workdir = workdir
     self._rows = os.path.join(workdir, ROWS)
-    # TensorBoard reads the files in the order of their names.
-    self._events = os.path.join(
-        workdir, f'{_EVENTS}{time.time():.6f}.{socket.gethostname()}.{os.getpid()}')
+    self._events = self._events_path()
+    self._has_begun = False
     if writes:
-      _remove_later(workdir, self._last)
+      log_files.remove_later(workdir, self._last)
+      if self._mirror:
+        log_files.patiently(self._mirror.push, workdir)
+
+  def _events_path(self) -> str:
+    """A new event file; TensorBoard reads the files in the order of their names."""
+    return os.path.join(
+        self.workdir, f'{EVENTS}{time.time():.6f}.{socket.gethostname()}.{os.getpid()}')
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes numbers to TensorBoard."""
@@ -102,16 +112,28 @@ class SummaryWriter:
     values = {name: _plain(value) for name, value in row.items()}
     line = json.dumps({'step': step, **values}, allow_nan=False) + '\n'
     self._try('rows', lambda: _append(self._rows, line.encode()))
+    self._copy()  # it ends a report
 
   def flush(self) -> None:
     """Syncs all writes to the disk: call it before a checkpoint is committed."""
+    if self._mirror:
+      self._copy()
+      return
     for path in (self._rows, self._events):
       if os.path.exists(path):
-        self._try('files', functools.partial(_sync, path))
+        self._try('files', functools.partial(log_files.sync, path))
 
   def close(self) -> None:
     """The last `flush`; no file stays open between the writes."""
     self.flush()
+    self._undo.close()
+
+  def _copy(self) -> None:
+    """Copies what is new into the bucket, if the run is in one."""
+    if self._mirror:
+      self._try('files', self._mirror.push)
+      if _size(self._events) >= _PART:
+        self._events = self._events_path()
 
   def _try(self, kind: str, write: Callable[[], None]) -> None:
     if not self._writes:
@@ -128,15 +150,18 @@ class SummaryWriter:
     """Appends an event to the file of this session, which the first event creates."""
     summary = summary_pb2.Summary(value=[part.value[0] for part in summaries])
     data = _record(step=step, summary=summary)
-    if not os.path.exists(self._events) or not os.path.getsize(self._events):
+    if not _size(self._events):
       data = self._header() + data
     _append(self._events, data)
+    self._has_begun = True
 
   def _header(self) -> bytes:
     """File version event, and a session start that makes an open TensorBoard purge later steps."""
+    version = _record(file_version='brain.Event:2')
+    if self._has_begun:
+      return version
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    return (_record(file_version='brain.Event:2') +
-            _record(step=self._last + 1, session_log=start))
+    return version + _record(step=self._last + 1, session_log=start)
 
 
 def _plain(value: Value) -> Value:
@@ -178,116 +203,16 @@ def _append(path: str, data: bytes) -> None:
       raise
 
 
-def _sync(path: str) -> None:
-  descriptor = os.open(path, os.O_RDWR)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
+def _size(path: str) -> int:
+  """Bytes of a file, 0 for none."""
+  return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _remove_later(workdir: str, last: int) -> None:
-  """Removes events and rows of steps after the last one, and truncated ones."""
-  rows_path = os.path.join(workdir, ROWS)
-  _patiently(lambda: os.makedirs(workdir, exist_ok=True), workdir)
-  events = sum(_patiently(functools.partial(_remove_events, path, last), path)
-               for path in _patiently(lambda: _event_files(workdir), workdir))
-  rows = _patiently(lambda: _remove_rows(rows_path, last), rows_path)
-  if events or rows:
-    reason = ('there is no checkpoint' if last < 0
-              else f'they are newer than the checkpoint of step {last}')
-    logging.info('Removed %d events of TensorBoard and %d rows of %s: %s.', events, rows, ROWS,
-                 reason)
-
-
-def _patiently(act: Callable[[], T], path: str) -> T:
-  """Does something to a file, several times if need be; UserError when it cannot be done."""
-  errors = (OSError, tf.errors.OpError)
-  try:
-    return disk.retried(act, path, errors)
-  except errors as error:
-    reason = disk.classify(error).reason.removeprefix(f'{path}; ')
-    name = getattr(error, 'filename', None) or path
-    raise UserError(f'the log {name} cannot be put back to the newest checkpoint: {reason}; '
-                    'free the disk, make it writable, or start again when it answers') from error
-
-
-def _event_files(workdir: str) -> list[str]:
-  with os.scandir(workdir) as entries:
-    return sorted(entry.path for entry in entries
-                  if entry.name.startswith(_EVENTS) and entry.is_file())
-
-
-def _remove_events(path: str, last: int) -> int:
-  """Removes the events after a step from a file; returns how many."""
-  try:
-    records = [(len(record) + _FRAME, _step(record)) for record in _complete_records(path)]
-  except DecodeError:
-    records = []
-  torn = sum(size for size, _ in records) < os.path.getsize(path)
-  if torn and not records:
-    logging.warning('%s is no event file; it stays as it is.', path)
-    return 0
-  steps = [step for _, step in records if step is not None]
-  kept = sum(step <= last for step in steps)
-  removed = len(steps) - kept + torn
-  if removed and not kept:
-    os.remove(path)
-  elif removed:
-    _keep_events(path, last)
-  return removed
-
-
-def _keep_events(path: str, last: int) -> None:
-  with _replacement(path) as partial, tf.io.TFRecordWriter(partial) as writer:
-    for record in _complete_records(path):
-      step = _step(record)
-      if step is None or step <= last:
-        writer.write(record)
-
-
-def _complete_records(path: str) -> Iterator[bytes]:
-  """The records before a truncated one, which no reader gets past."""
-  with contextlib.suppress(tf.errors.DataLossError):
-    yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
-
-
-def _step(record: bytes) -> int | None:
-  """The step of an event; None for an event about the file itself."""
-  event = event_pb2.Event.FromString(record)
-  return None if event.WhichOneof('what') in ('file_version', 'session_log') else event.step
-
-
-def _remove_rows(path: str, last: int) -> int:
-  """Removes the rows after a step; returns how many."""
-  try:
-    with open(path, 'rb') as file:
-      lines = file.readlines()
-  except FileNotFoundError:
-    return 0
-  kept = [line for line in lines if _is_row(line, last)]
-  if len(kept) < len(lines):
-    with _replacement(path) as partial, open(partial, 'wb') as file:
-      file.writelines(kept)
-  return len(lines) - len(kept)
-
-
-def _is_row(line: bytes, last: int) -> bool:
-  """Whether a row is complete and of a step up to the last one."""
-  try:
-    return line.endswith(b'\n') and json.loads(line)['step'] <= last
-  except (ValueError, KeyError, TypeError):
-    return False
-
-
-@contextlib.contextmanager
-def _replacement(path: str) -> Iterator[str]:
-  """The name of a file to write, which then takes the place of another."""
-  partial = os.path.join(os.path.dirname(path), _PARTIAL)
-  try:
-    yield partial
-    _sync(partial)
-    os.replace(partial, path)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(partial)
+def _open_mirror(address: str, local: str, writes: bool) -> Mirror:
+  """A copy of the events and rows of a workdir in a bucket; UserError if they cannot be read."""
+  mirror = Mirror(address, local)
+  if writes:
+    log_files.patiently(lambda: mirror.pull([
+        name for name in buckets.listed(address)
+        if name == ROWS or name.startswith(EVENTS)]), address)
+  return mirror

@@ -17,11 +17,12 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
-from convert import architecture, from_torch, names, to_torch
+from convert import architecture, from_torch, names, to_torch, torch_reader
 from mat_jax import Discriminator, Generator
 from mat_jax.checkpoints import items, reader, step_directories
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
+from mat_jax.runtime import buckets
 from tests.support import torch_files as files
 from tests.support.paths import ROOT
 
@@ -273,6 +274,29 @@ def test_converts_a_whole_checkpoint(official, tmp_path, capsys):
   assert config['model'] == meta['model'] == {
       'resolution': 64, 'mapping_layers': 2, 'width': 0.0625, 'dtype': 'auto'}
   assert os.listdir(tmp_path / 'models') == ['converted']
+
+
+def test_from_a_bucket_into_a_bucket_and_back(several, bucket, tmp_path, capsys):
+  address, server = bucket
+  buckets.write(f'{address}/networks.pth', several.read_bytes())
+  before, output = len(server.requests), f'{address}/converted'
+  from_torch.convert_file(f'{address}/networks.pth', output)
+  assert f'Reading D of {address}/networks.pth.' in capsys.readouterr().out
+  written = [name for method, name in server.requests[before:] if method == 'POST']
+  assert written[-1].endswith('/converted/checkpoints/0/meta/metadata')
+  average = reader.restore_ema(output)
+  assert_same_tree(average.variables, variables_of(GENERATOR, state_dict(GENERATOR, 3)))
+  to_torch.convert_file(output, f'{address}/back.pth', 'D')
+  (tmp_path / 'back.pth').write_bytes(server.read(f'{address[len("gs://bucket/"):]}/back.pth'))
+  found = torch_reader.read_networks(str(tmp_path / 'back.pth'), None)
+  (network,) = found.values()
+  assert_same_tree(from_torch.discriminator_variables(network.state_dict),
+                   variables_of(DISCRIMINATOR, state_dict(DISCRIMINATOR, 2)))
+  with pytest.raises(UserError, match=f'^{output} exists and is not an empty folder'):
+    from_torch.convert_file(f'{address}/networks.pth', output)
+  with pytest.raises(UserError, match=rf'{address}/no\.pth') as caught:
+    from_torch.convert_file(f'{address}/no.pth', f'{address}/other')
+  assert '/tmp' not in str(caught.value) and not buckets.walk(f'{address}/other')
 
 
 @pytest.mark.parametrize('networks,seeds,message', [

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 from PIL import Image, ImageOps
+import platformdirs
 import pytest
 import tensorflow_datasets as tfds
 
@@ -19,6 +20,7 @@ from input_pipeline.mask_files import random_masks
 from input_pipeline.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 from tests.support.figures import draw_figure
 from tests.support.paths import ROOT
 
@@ -50,6 +52,23 @@ def raw(tmp_path_factory):
 def prepared(raw, tmp_path_factory):
   output = str(tmp_path_factory.mktemp('prepared'))
   return prepare.prepare(raw, output, config(split_seed=7))
+
+
+def test_from_a_bucket_into_a_bucket(raw, prepared, bucket, tmp_path, monkeypatch):
+  monkeypatch.setattr(platformdirs, 'user_cache_dir', lambda name: str(tmp_path))
+  address, _ = bucket
+  buckets.upload(raw, f'{address}/raw', buckets.files_of(raw))
+  output = prepare.prepare(f'{address}/raw', f'{address}/prepared', config(split_seed=7))
+  assert output.startswith(f'{address}/prepared/')
+  assert '12 images (10 train, 1 validation, 1 test)' in prepare.summary(output)
+  found = image_dataset.open_dataset(f'{address}/prepared')
+  wanted = everything(image_dataset.open_dataset(prepared))
+  assert found.name(0).startswith(f'{address}/prepared/')
+  assert everything(found).keys() == wanted.keys()
+  for name, image in everything(found).items():
+    np.testing.assert_array_equal(image, wanted[name])
+  with pytest.raises(UserError, match=f"'{address}/no' does not exist"):
+    image_dataset.open_dataset(f'{address}/no')
 
 
 def everything(collection):

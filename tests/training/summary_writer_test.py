@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import resource
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from tensorboard.compat.proto import event_pb2
 import tensorflow as tf
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
+from mat_jax.runtime import buckets, disk, staging
+from mat_jax.training import summary_writer
 from mat_jax.training.summary_writer import SummaryWriter
 
 _PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
@@ -292,3 +294,46 @@ def test_only_the_first_process_writes(tmp_path):
   writer.close()
   assert _read(tmp_path) == before
   assert len(_rows(tmp_path)) == 3
+
+
+def test_in_a_bucket_the_files_are_those_of_a_run_on_a_disk(tmp_path, bucket):
+  _write(SummaryWriter(str(tmp_path), None), range(1, 26))
+  address, _ = bucket
+  for resume, stop in ((None, 3), (None, 12), (10, 13), (10, 21), (20, 25)):
+    _write(SummaryWriter(address, resume), range((resume or 0) + 1, stop + 1))
+  with staging.local_copy(address) as local:
+    assert _read(pathlib.Path(local)) == {
+        tag: steps for tag, steps in _read(tmp_path).items() if tag != 'samples'} | {
+            'samples': [5, 10, 15, 20]}, 'the last picture comes with the next report'
+    assert buckets.read_file(f'{local}/stats.jsonl') == (tmp_path / 'stats.jsonl').read_bytes()
+
+
+def test_in_a_bucket_event_files_stay_small_and_tensorboard_shows_all_of_them(
+    bucket, monkeypatch, tmp_path):
+  monkeypatch.setattr(summary_writer, '_PART', 1000)
+  writer = SummaryWriter(bucket[0], None)
+  _write(writer, range(1, 31))
+  writer.close()
+  writer = SummaryWriter(bucket[0], 20)
+  _write(writer, range(21, 31))
+  writer.close()
+  assert not os.path.exists(writer.workdir)
+  with staging.local_copy(bucket[0]) as local:
+    sizes = [os.path.getsize(path) for path in _event_files(pathlib.Path(local))]
+    assert len(sizes) > 4 and max(sizes) < 2000
+    board = EventAccumulator(local).Reload()
+    assert [event.step for event in board.Tensors('loss/g')] == list(range(1, 31))
+
+
+def test_a_bucket_that_cannot_be_written_is_a_warning(bucket, monkeypatch, logged):
+  def fail(*args):
+    raise OSError(5, 'UNAVAILABLE: no answer', args[1])
+
+  writer = SummaryWriter(bucket[0], None)
+  with monkeypatch.context() as patch:
+    patch.setattr(buckets, 'upload', fail)
+    _write(writer, [1, 2])
+  assert [level for level, _ in logged].count('warning') == 1 and 'no answer' in logged[-1][1]
+  _write(writer, [3])
+  with staging.local_copy(bucket[0]) as local:
+    assert [row['step'] for row in _rows(pathlib.Path(local))] == [1, 2, 3]

@@ -15,6 +15,7 @@ import pytest
 from eval.metrics.bootstrap import paired_difference, summarize
 from eval.report import report
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 from tests.support import report_workdir
 
 _BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser',
@@ -75,6 +76,22 @@ def alone(workdirs):
 def compared(workdirs, tmp_path_factory):
   output = str(tmp_path_factory.mktemp('compared') / 'report')
   return report.make_report(*workdirs, output=output)
+
+
+def test_in_a_bucket_it_is_the_same(workdirs, compared, bucket):
+  address, _ = bucket
+  for name, workdir in zip(('ours', 'theirs'), workdirs, strict=True):
+    buckets.upload(workdir, f'{address}/{name}', buckets.files_of(workdir))
+  page = report.make_report(f'{address}/ours', f'{address}/theirs')
+  assert page == f'{address}/ours/report/report.html'
+  with open(compared, 'rb') as file:
+    assert buckets.read_file(page) == file.read()
+  assert report.make_report(f'{address}/ours') == page
+  buckets.write(f'{address}/ours/report/other.txt', b'')
+  with pytest.raises(UserError, match=f"{address}/ours/report holds 'other.txt'"):
+    report.make_report(f'{address}/ours')
+  with pytest.raises(UserError, match=f'there is no evaluation in {address}/no/eval'):
+    report.make_report(f'{address}/no')
 
 
 @pytest.mark.parametrize('which', ['alone', 'compared'])

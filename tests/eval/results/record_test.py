@@ -91,6 +91,19 @@ def test_a_source_is_the_run_whatever_path_led_to_it(tmp_path):
   assert record.source_of(str(tmp_path / 'steps' / '4'), str(run)) == str(tmp_path / 'steps')
 
 
+def test_records_in_a_bucket(bucket):
+  address, _ = bucket
+  run = f'{address}/run'
+  for step in (4, 8, 4):
+    record.write(make(step), f'{run}/eval')
+  assert [r.step for r in record.read_all(f'{run}/eval')] == [8, 4]
+  assert record.read_last(f'{run}/eval').step == 4
+  assert record.source_of(f'{run}/checkpoints/4', run + '/') == '.'
+  assert record.source_of(f'{run}/checkpoints/4', 'elsewhere') == run
+  with pytest.raises(UserError, match=f'there is no evaluation in {address}/no/eval'):
+    record.read_last(f'{address}/no/eval')
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
   record.write(make(4), str(tmp_path))
   with open(tmp_path / 'metrics.jsonl', 'a', encoding='utf-8') as file:
