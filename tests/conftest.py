@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # What is compiled here runs a few times only; XLA's last passes would take longer than they
@@ -17,8 +18,6 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 # ruff: noqa: E402
-import re
-
 import jax
 import ml_collections
 import pytest
