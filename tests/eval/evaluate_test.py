@@ -145,7 +145,8 @@ def test_several_completions_of_a_pair(trained, config, vary):
   assert record_of_three.settings['samples_per_mask'] == 3
   one, three = pairs_of_one.metrics['MAT'], pairs_of_three.metrics['MAT']
   assert set(three) - set(one) == {'diversity_alex', 'best_lpips_alex'}
-  np.testing.assert_allclose(three['psnr'], one['psnr'], rtol=1e-6)  # of the first completion
+  # Of the first completion, of which another program may round a value to the next of 256.
+  np.testing.assert_allclose(three['psnr'], one['psnr'], rtol=1e-4)
   assert (three['best_lpips_alex'] <= three['lpips_alex'] + 1e-6).all()
   assert (three['diversity_alex'] > 0).all()
 
