@@ -153,7 +153,8 @@ def test_two_processes_share_the_images_to_inpaint(trained, tmp_path):
   port = _free_port()
   workers = [subprocess.Popen(
       [sys.executable, 'main.py', '--config=configs/tiny.py', f'--workdir={trained[0]}',
-       '--mode=inpaint', *(f'--config.inpaint.{name}={path}' for name, path in fields.items()),
+       '--config.model.resolution=32', '--mode=inpaint',
+       *(f'--config.inpaint.{name}={path}' for name, path in fields.items()),
        '--distributed', f'--coordinator=localhost:{port}', '--num_processes=2',
        f'--process_id={i}'],
       cwd=ROOT, env=_environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -161,7 +162,8 @@ def test_two_processes_share_the_images_to_inpaint(trained, tmp_path):
   printed = [worker.communicate(timeout=600)[0] for worker in workers]
   assert [worker.returncode for worker in workers] == [0, 0], printed
   assert ['Inpainted 2 images' in printed[0], 'Inpainted 1 images' in printed[1]] == [True, True]
-  assert sorted(os.listdir(tmp_path / 'output')) == ['a.png', 'b.png', 'c.png']
+  assert sorted(os.listdir(tmp_path / 'output')) == [
+      f'{name}_seed0.{suffix}' for name in 'abc' for suffix in ('json', 'png')]
 
 
 def _evaluate(workdir, *arguments):
@@ -169,7 +171,8 @@ def _evaluate(workdir, *arguments):
   fields = ['follow=True', 'follow_secs=0.1', 'batch_size=4', 'masks_per_image=2', 'features=']
   return subprocess.Popen(
       [sys.executable, 'main.py', '--config=configs/tiny.py', f'--workdir={workdir}',
-       '--mode=eval', *(f'--config.eval.{field}' for field in fields), *arguments],
+       '--config.model.resolution=32', '--mode=eval',
+       *(f'--config.eval.{field}' for field in fields), *arguments],
       cwd=ROOT, env=_environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
