@@ -303,7 +303,6 @@ _UNREACHABLE = textwrap.dedent('''
   from mat_jax.runtime import disk, sharding
   from mat_jax.checkpoints.reader import abstract_state
   from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import loss_scale
   from tests.support.tiny_state import open_checkpoints, tiny_state
 
   disk.DELAYS = (0, 0, 0)
