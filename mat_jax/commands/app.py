@@ -12,6 +12,7 @@ from mat_jax.inference.image_files import FileOptions
 from mat_jax.runtime import compilation_cache, new_files
 
 HELP = 'a page to draw holes on'
+# Arguments that may be addresses in buckets.
 IN_BUCKET = ('model',)
 
 

@@ -9,6 +9,7 @@ import sys
 from mat_jax.exporting.program import export_program
 
 HELP = 'export a model as a program'
+# Arguments that may be addresses in buckets.
 IN_BUCKET = ('model', 'output')
 
 

@@ -21,6 +21,7 @@ from mat_jax.inference.options import STRATEGIES, InpaintOptions
 from mat_jax.runtime import compilation_cache
 
 HELP = 'fill the holes of pictures'
+# Arguments that may be addresses in buckets.
 IN_BUCKET = ('model',)
 _DEFAULTS = InpaintOptions()
 

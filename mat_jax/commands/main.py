@@ -36,7 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 @exit_on_user_error
 def _run(values: argparse.Namespace) -> None:
   for name, value in vars(values).items():
-    remote_paths.refuse(name, value, getattr(_COMMANDS[values.command], 'IN_BUCKET', ()))
+    remote_paths.refuse(name, value, _COMMANDS[values.command].IN_BUCKET)
   _COMMANDS[values.command].run(values)
 
 
