@@ -67,7 +67,9 @@ def test_a_process_without_this_library_gets_the_same_bits(checkpoint, exported,
   wanted = here(entries.weights_of(checkpoint.variables), images[:1], masks[:1], seeds[:1],
                 seeds[:1], np.float32(0.7))
   np.testing.assert_array_equal(single, wanted)
-  np.testing.assert_array_equal(single, found[:1], 'the batch size makes no difference')
+  # Another batch size is another program: what lies between two of 256 values may round otherwise.
+  difference = np.abs(single.astype(int) - found[:1])
+  assert difference.max() <= 1 and np.mean(difference > 0) < 1e-3, 'the batch size changes it'
   kept = np.broadcast_to(masks == 255, images.shape)
   np.testing.assert_array_equal(found[kept], images[kept])
   assert len(np.unique(found[~kept])) > 50
