@@ -7,129 +7,22 @@ The result is a folder that `main.py` evaluates and inpaints with (`--workdir` o
 (`--config.init_from`). It takes the official pickles, `.pth` and `.safetensors`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import json
 import os
-import re
-from typing import Any
 
-from absl import flags, logging
-from flax import traverse_util
+from absl import flags
 import jax
-import jax.numpy as jnp
-import ml_dtypes
-import numpy as np
 
-from convert import names, torch_reader
+from convert import torch_reader
 from convert.architecture import StateDict, discriminator_from, generator_from
+from convert.state_dicts import Module, Tree, discriminator_variables, generator_variables
 from mat_jax.checkpoints import items, step_directories
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import sizes
-from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
-from mat_jax.ops import resample
 from mat_jax.runtime import command_line, disk, new_files, staging
-
-Tree = dict[str, Any]
-Module = Generator | Discriminator
-
-# Buffers that the architecture determines; a file may have them or not.
-_DERIVABLE = re.compile(r'(^|\.)(resample_filter|attn_mask)$')
-_FLOATS = frozenset(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
-
-
-def generator_variables(state_dict: StateDict) -> Tree:
-  """Flax variables of the generator that a state dict holds.
-
-  Resolution, label size, mapping depth and width are read off the arrays. A
-  state dict without any noise tensor (IOPaint's) gets noise of strength 0.
-
-  Args:
-    state_dict: PyTorch name -> array, with or without derivable buffers.
-
-  Returns:
-    {'params': ..., 'buffers': ...} for `generator_from`'s module, float32.
-
-  Raises:
-    UserError: a parameter is missing, left over or misshapen.
-  """
-  module = generator_from(state_dict)
-  return _fill(
-      module, state_dict, lambda path: names.generator_name(path, module.resolution),
-      f'a generator of {module.resolution} px with {module.mapping_layers} mapping layers')
-
-
-def discriminator_variables(state_dict: StateDict) -> Tree:
-  """Flax variables of the discriminator; as `generator_variables`."""
-  module = discriminator_from(state_dict)
-  return _fill(
-      module, state_dict, lambda path: names.discriminator_name(path, module.resolution),
-      f'a discriminator of {module.resolution} px')
-
-
-@functools.lru_cache(maxsize=16)
-def variable_shapes(module: Module) -> Tree:
-  """Shapes of the module's variables; not to be changed."""
-  side = module.resolution
-  image, mask = (jax.ShapeDtypeStruct((1, side, side, n), jnp.float32) for n in (3, 1))
-  third = image  # the stage-one image, or the latent
-  if isinstance(module, Generator):
-    third = jax.ShapeDtypeStruct((1, 512), jnp.float32)
-  labels = jax.ShapeDtypeStruct((1, module.label_dim), jnp.float32) if module.label_dim else None
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(module.init, key, image, mask, third, labels)
-
-
-def _fill(module: Module, state_dict: StateDict, name_of: Callable[[str], str],
-          kind: str) -> Tree:
-  """The variables of `module` with the arrays of `state_dict`, checked to be complete."""
-  flat = traverse_util.flatten_dict(variable_shapes(module))
-  named = {name_of('/'.join(path[1:])): path for path in flat}
-  noise = [name for name in named if name.endswith(names.NOISE)]
-  if noise and not any(name in state_dict for name in noise):
-    logging.warning('The file has no noise tensors: converted with noise of strength 0.')
-    state_dict = {**state_dict, **{
-        name: np.zeros(flat[named[name]].shape, np.float32) for name in noise}}
-  _check_names(named, state_dict, kind)
-  modulated = names.modulated_modules(flat)
-  return traverse_util.unflatten_dict({
-      path: _checked(name, state_dict[name], flat[path].shape, path[-1], path[:-1] in modulated)
-      for name, path in named.items()})
-
-
-def _check_names(wanted: Collection[str], state_dict: StateDict, kind: str) -> None:
-  """Raises UserError for missing and for left over parameters."""
-  missing = [name for name in wanted if name not in state_dict]
-  if missing:
-    raise UserError(f'{kind} needs {_listed(missing)}, which the file lacks')
-  derivable = [name for name in state_dict if _DERIVABLE.search(name)]
-  extra = sorted(set(state_dict) - set(wanted) - set(derivable))
-  if extra:
-    raise UserError(f'the file has {_listed(extra)}, which {kind} lacks')
-  for name in derivable:
-    fir = state_dict[name]
-    if name.endswith('resample_filter') and not np.array_equal(fir, resample.fir_filter()):
-      logging.warning("%s is not MAT's filter; the network here uses MAT's.", name)
-      return
-
-
-def _listed(found: list[str]) -> str:
-  return found[0] + (f' and {len(found) - 1} more' if len(found) > 1 else '')
-
-
-def _checked(name: str, value: np.ndarray, shape: tuple[int, ...], leaf: str,
-             modulated: bool) -> np.ndarray:
-  """`value` in our layout and float32; UserError when its shape or type is another."""
-  reference = names.to_published_layout(np.broadcast_to(np.float32(0), shape), leaf, modulated)
-  if reference.shape == () and value.shape == (1,):
-    value = value[0]  # some writers have no scalars
-  if value.shape != reference.shape:
-    raise UserError(f'{name} has shape {value.shape}, the network needs {reference.shape}')
-  if value.dtype not in _FLOATS:
-    raise UserError(f'{name} holds {value.dtype}, the network needs floating-point numbers')
-  return np.array(names.to_our_layout(value, leaf, modulated), np.float32, order='C')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +62,7 @@ class _Source:
     """Variables of a network, as JAX arrays."""
     print(f'Reading {name} of {self._title}.', flush=True)
     state_dict = torch_reader.read_networks(self._path, [name])[name].state_dict
-    module: Generator | Discriminator
+    module: Module
     try:
       if name == 'D':
         module, variables = discriminator_from(state_dict), discriminator_variables(state_dict)

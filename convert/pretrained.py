@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from convert import from_torch, limits, model_card, safetensors_files, to_torch
+from convert import limits, model_card, safetensors_files, state_dicts, to_torch
 from convert.file_window import FormatError
 import mat_jax
 from mat_jax.checkpoints.digest import variables_digest
@@ -96,7 +96,7 @@ def read_folder(folder: str) -> EmaCheckpoint:
     raise UserError(f'{folder} has no {WEIGHTS} that can be read ({error}); copy or download it '
                     'again') from error
   try:
-    variables = from_torch.generator_variables(state_dict)
+    variables = state_dicts.generator_variables(state_dict)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
   del state_dict  # the variables are a copy
@@ -193,7 +193,7 @@ def _number(values: Mapping[str, Any], name: str, path: str, least: float, most:
 def _check_fit(config: _Config, variables: Mapping[str, Any], folder: str) -> None:
   """Raises UserError unless the weights are those of the network that the config names."""
   network = Generator(config.resolution, mapping_layers=config.mapping_layers, width=config.width)
-  wanted = from_torch.variable_shapes(network)
+  wanted = state_dicts.variable_shapes(network)
   named = (f'{config.resolution} px, width {config.width:g} and {config.mapping_layers} mapping '
            'layers')
   if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, wanted):

@@ -5,13 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from convert import from_torch, names, to_torch
+from convert import names, state_dicts, to_torch
 from mat_jax import Discriminator, Generator
 from tests.support import reference
 
 NETWORKS = {
-    'generator': (from_torch.generator_variables, to_torch.generator_state_dict),
-    'discriminator': (from_torch.discriminator_variables, to_torch.discriminator_state_dict)}
+    'generator': (state_dicts.generator_variables, to_torch.generator_state_dict),
+    'discriminator': (state_dicts.discriminator_variables, to_torch.discriminator_state_dict)}
 
 
 @pytest.mark.parametrize('resolution', [256, 512])
@@ -33,7 +33,7 @@ def test_both_directions_give_the_manifest(network, resolution):
     (Discriminator(64, label_dim=3, width=0.25), names.discriminator_name),
     (Discriminator(1024, width=0.125), names.discriminator_name)])
 def test_no_two_paths_share_a_name(module, name_of):
-  paths = traverse_util.flatten_dict(from_torch.variable_shapes(module))
+  paths = traverse_util.flatten_dict(state_dicts.variable_shapes(module))
   found = {name_of('/'.join(path[1:]), module.resolution) for path in paths}
   assert len(found) == len(paths)
   assert not any(part in name for name in found for part in ('/', 'kernel', 'block_', '_0.'))

@@ -12,10 +12,11 @@ from safetensors import safe_open
 
 from convert import from_torch, to_torch, torch_writer
 from convert.torch_reader import read_networks
+from mat_jax import Generator
 from mat_jax.errors import UserError
-from tests.convert import from_torch_test as source
 from tests.support import reference
 from tests.support import torch_files as files
+from tests.support import torch_networks as source
 
 _NOISE = ('.noise_const', '.noise_strength')
 _MODULES = {'G': (source.GENERATOR, 1), 'D': (source.DISCRIMINATOR, 2),
@@ -66,7 +67,7 @@ def test_iopaint_has_no_noise(converted, tmp_path, capsys):
 
 
 def test_derivable_buffers():
-  state_dict = source.state_dict(from_torch.Generator(256, mapping_layers=1, width=0.03125))
+  state_dict = source.state_dict(Generator(256, mapping_layers=1, width=0.03125))
   masks = {name: array for name, array in state_dict.items() if name.endswith('attn_mask')}
   stage = 'synthesis.first_stage.tran.{}.blocks.1.attn_mask'.format
   assert {name: mask.shape for name, mask in masks.items()} == {
