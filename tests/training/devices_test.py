@@ -35,13 +35,14 @@ def check_equal(phases, case):
   Kernel gradients at 64 px are sums of `devices_worker.BATCH` times 64 * 64 terms. Added up one
   after the other they are off by eps * sqrt(terms / 2), a random walk; a processor whose matrix
   products cut the sum in parts is off by less, and so are several devices. The few parameters
-  there may differ by four times that; most others have far fewer terms.
+  there, and biases, whose sums nearly cancel, may differ by eight times that; most others have far
+  fewer terms.
   """
   rounding = np.finfo(np.float32).eps / 2 * np.sqrt(devices_worker.BATCH * 64 * 64 / 2)
   assert set(phases) == {'Gmain', 'Dmain', 'Dreg'}
   for phase, found in phases.items():
     assert found['above 1e-5'] < 0.2, (case, phase)
-    assert found['gradient'] < 4 * rounding, (case, phase, found['parameter'])
+    assert found['gradient'] < 8 * rounding, (case, phase, found['parameter'])
     assert found['loss'] < 1e-5, (case, phase)
 
 
@@ -57,5 +58,4 @@ def test_losses_after_five_steps_do_not_depend_on_the_number_of_devices():
   losses = _run('losses')
   assert set(losses) == {'1', '2', '8'}
   for name in ('2', '8'):
-    # R1 is a small number of which Adam's first steps, full ones of rounding errors, leave less.
     assert losses[name] == pytest.approx(losses['1'], rel=1e-3, abs=1e-4)
