@@ -26,7 +26,7 @@ from mat_jax.training.gradients import Context
 BATCH = 32  # four images on each of eight devices
 
 
-def make_run(implementations='cpu', resolution=64, epsilon=1e-8, **train):
+def make_run(implementations='cpu', resolution=64, **train):
   """Networks and settings of the size of tiny.py with everything that training can do.
 
   XLA's own kernel gradients, of the other implementations, are less exact on a CPU, and faster compiled.
@@ -39,7 +39,6 @@ def make_run(implementations='cpu', resolution=64, epsilon=1e-8, **train):
   config.augment.pipeline = 'bgc'
   config.augment.probability = 0.5
   config.train.update(train)
-  config.optimizer.epsilon = epsilon
   networks = objectives.Networks(
       model_config.generator_from_config(config.model, implementations, config.train.remat),
       model_config.discriminator_from_config(config.model, implementations, config.train.remat))
@@ -160,18 +159,25 @@ def run_variants():
 
 
 def run_losses():
-  """Losses of the fifth step."""
-  # With a smaller one Adam's first steps would be full ones of rounding errors where the gradient
-  # is zero, as that of `attn/k/bias`.
-  networks, options = make_run(epsilon=1e-5)
+  """Losses of the first steps on several devices, and on one from parameters with rounding errors."""
+  networks, options = make_run()
+  rng = np.random.default_rng(1)
+
+  def disturb(x):
+    return (x * (1 + 1e-7 * rng.standard_normal(x.shape))).astype(np.float32)
+
   found = {}
-  for count in (1, 2, 8):
+  for name, count in (('1', 1), ('1 disturbed', 1), ('2', 2), ('8', 8)):
     mesh = sharding.make_mesh(_devices(count))
     state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))
-    step = aot.compiled_step(networks, options, mesh)
-    for _ in range(5):
+    if 'disturbed' in name:
+      trees = {part: jax.tree.map(disturb, jax.device_get(getattr(state, part)))
+               for part in ('g_params', 'd_params')}
+      state = sharding.replicate(jax.device_get(state).replace(**trees), mesh)
+    step, found[name] = aot.compiled_step(networks, options, mesh), []
+    for _ in range(4):
       state, losses = step(state, None, sharding.to_global(make_batch(), mesh))
-    found[count] = np.asarray(losses).tolist()
+      found[name].append(np.asarray(losses).tolist())
   return found
 
 

@@ -54,8 +54,17 @@ def test_gradients_do_not_depend_on(task):
 
 
 @pytest.mark.slow
-def test_losses_after_five_steps_do_not_depend_on_the_number_of_devices():
-  losses = _run('losses')
-  assert set(losses) == {'1', '2', '8'}
+def test_losses_of_the_first_steps_do_not_depend_on_the_number_of_devices():
+  """Several devices change no more than rounding errors of the initial parameters do.
+
+  Adam's first steps have full length where the gradient is a rounding error, too, so that one of
+  1e-7 is one of 1e-3 three steps later.
+  """
+  losses = {name: np.array(rows) for name, rows in _run('losses').items()}
+  assert set(losses) == {'1', '1 disturbed', '2', '8'}
+  one, most = losses['1'], np.abs(losses['1 disturbed'] - losses['1'])
+  assert np.isfinite(one).all() and most[1:].max() < 0.1
   for name in ('2', '8'):
-    assert losses[name] == pytest.approx(losses['1'], rel=1e-3, abs=1e-4)
+    difference = np.abs(losses[name] - one)
+    np.testing.assert_array_less(difference[0], 1e-5 * np.maximum(one[0], 0.1))
+    np.testing.assert_array_less(difference.max(axis=1)[1:], 1.5 * most.max(axis=1)[1:])
