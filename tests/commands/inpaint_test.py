@@ -8,6 +8,7 @@ import pytest
 from mat_jax.commands import inpaint as command
 from mat_jax.commands import main
 from mat_jax.errors import EXIT_CODE, UserError
+from mat_jax.inference.inpainter import Inpainter
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ def _run(trained, *arguments):
 
 
 def test_without_a_model_the_shipped_one_is_taken(scan):
-  assert command.load(main.parse(['mat-jax', 'inpaint', *scan]).model).resolution == 128
+  model = main.parse(['mat-jax', 'inpaint', *scan]).model
+  assert Inpainter.from_checkpoint(model).resolution == 128
 
 
 def test_one_completion_goes_into_the_file_that_is_named(trained, scan, tmp_path, capsys):
