@@ -8,8 +8,10 @@ generator of 512 px has known weights (`benchmarks.measured.fill`), or is that o
 goes the way of a user: `convert.from_torch`, `Inpainter.save_pretrained`, `convert.to_torch
 --target=iopaint`. Each program then loads the file by its own code, which is strict, and completes
 a picture with its own latents and keep masks, and ours does with the same ones. The last line is
-JSON: for each program the number of tensors, those that are not the file's (none), and the largest
-difference of the completions, of values from 0 to 1, and in levels of 256.
+JSON: for each program the number of tensors, those that are not the file's (none), and of the
+values in the hole the largest difference from ours, in levels of 256 and, where the program gives
+floats, in these, which are meant to be from 0 to 1 and reach as far from 0.5 as 'reach'; and the
+share of values that are neither 0 nor 1 when clipped, since others would hide differences.
 """
 
 import json
@@ -18,7 +20,7 @@ import subprocess
 import tempfile
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 import numpy as np
 from PIL import Image
@@ -61,7 +63,7 @@ def write_files(folder: str, checkpoint: str) -> dict[str, str]:
     safetensors.numpy.save_file(published.state_dict('generator', resolution=_RESOLUTION), weights)
     from_torch.convert_file(weights, checkpoint)
   saved, models = os.path.join(folder, 'saved'), os.path.join(folder, 'models')
-  Inpainter.from_checkpoint(checkpoint).save_pretrained(saved, 'other')
+  Inpainter.from_checkpoint(checkpoint).save_pretrained(saved, 'apache-2.0')
   os.makedirs(os.path.dirname(os.path.join(models, _PLACE)))
   exported = os.path.join(folder, 'exported.safetensors')
   for output in (os.path.join(models, _PLACE), exported):
@@ -118,9 +120,10 @@ def compare(theirs: np.ndarray, ours: np.ndarray, hole: np.ndarray) -> dict[str,
     raise UserError('the completion has values that are not finite')
   levels = theirs if theirs.dtype == np.uint8 else np.rint(np.clip(theirs, 0, 1) * 255)
   found = {'levels': float(np.abs(levels.astype(np.float64) - np.rint(ours * 255)).max()),
-           'range': float(ours.max() - ours.min())}
+           'inside': round(float(((ours > 0) & (ours < 1)).mean()), 3)}
   if theirs.dtype != np.uint8:
     found['difference'] = float(np.abs(np.clip(theirs, 0, 1) - ours).max())
+    found['reach'] = float(np.abs(theirs - 0.5).max())
   return found
 
 
@@ -128,6 +131,7 @@ def compare(theirs: np.ndarray, ours: np.ndarray, hole: np.ndarray) -> dict[str,
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
+  logging.set_verbosity(logging.WARNING)
   rows = {}
   with tempfile.TemporaryDirectory() as folder:
     task = write_files(folder, _CHECKPOINT.value)

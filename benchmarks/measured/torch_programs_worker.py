@@ -82,7 +82,7 @@ def run_comfyui(task: Task, found: Arrays) -> dict[str, torch.Tensor]:
 
 def _complete(call: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], model: Any, task: Task,
               found: Arrays) -> None:
-  """Completes the picture by a model that takes values from 0 to 1, and a mask with 1 in the hole."""
+  """Completes the picture by a model of values from 0 to 1, and masks with 1 in the hole."""
   with Image.open(task['image']) as image, Image.open(task['mask']) as mask:
     inputs = [torch.from_numpy(np.asarray(picture, np.float32) / 255)
               for picture in (image, mask)]
