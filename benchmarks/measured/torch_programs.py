@@ -72,12 +72,14 @@ def write_files(folder: str, checkpoint: str) -> dict[str, str]:
   pixels = np.rint(published.nhwc(image)[0] * 127.5 + 127.5).astype(np.uint8)
   paths = {name: os.path.join(folder, f'{name}.png') for name in ('image', 'mask')}
   Image.fromarray(pixels).save(paths['image'])
-  Image.fromarray(np.uint8(255 * (1 - mask[0, 0]))).save(paths['mask'])
+  Image.fromarray((255 * (1 - mask[0, 0])).astype(np.uint8)).save(paths['mask'])
   return {**paths, 'folder': folder, 'models': models, 'file': exported, 'saved': saved}
 
 
-def run_program(python: str, task: dict[str, str]) -> dict[str, Any]:
+def run_program(python: str | None, task: dict[str, str]) -> dict[str, Any]:
   """Runs a program; what it says of itself. Its arrays are in the file `task['output']`."""
+  if not python:
+    raise UserError('no interpreter is given; name one that has the programs by --python')
   worker = os.path.join(os.path.dirname(__file__), 'torch_programs_worker.py')
   done = subprocess.run([python, worker, json.dumps(task)], stdout=subprocess.PIPE, text=True,
                         env=os.environ | {'HF_HUB_OFFLINE': '1'}, check=False)
@@ -149,5 +151,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('python')
   app.run(main)

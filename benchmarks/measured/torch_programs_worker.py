@@ -10,6 +10,7 @@ from collections.abc import Callable
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
@@ -21,13 +22,13 @@ import safetensors.torch
 import torch
 
 Task = dict[str, str]
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]
 
 
 class KeepMasks:
   """Records the keep masks, which these programs draw by dropout that is always on."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.drawn: list[np.ndarray] = []
     self._dropout = torch.nn.functional.dropout
     torch.nn.functional.dropout = self._recorded
@@ -98,7 +99,8 @@ _PROGRAMS = {'iopaint': run_iopaint, 'spandrel': run_spandrel, 'comfyui': run_co
 def main() -> None:
   task = json.loads(sys.argv[1])
   torch.set_num_threads(os.cpu_count() or 1)
-  masks, found = KeepMasks(), {}
+  masks = KeepMasks()
+  found: Arrays = {}
   state = _PROGRAMS[task['program']](task, found)
   found['first'], found['second'] = masks.drawn
   wanted = safetensors.torch.load_file(task['file'])

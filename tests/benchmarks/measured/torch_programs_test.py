@@ -24,6 +24,8 @@ def test_completions_are_compared_in_the_hole_alone():
 
 
 def test_a_program_that_fails_is_named(capfd):
+  with pytest.raises(UserError, match='--python'):
+    torch_programs.run_program(None, {'program': 'nothing'})
   with pytest.raises(UserError, match='^nothing ended with exit code 1'):
     torch_programs.run_program(sys.executable, {'program': 'nothing'})
   assert 'Error' in capfd.readouterr().err
