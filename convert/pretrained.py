@@ -103,7 +103,9 @@ def read_folder(folder: str) -> EmaCheckpoint:
   _check_fit(config, variables, folder)
   return EmaCheckpoint(
       step=config.step, images_seen=config.images_seen, path=folder,
-      model=ml_collections.ConfigDict(config.model()), variables=jax.device_put(variables))
+      model=ml_collections.ConfigDict(config.model()),
+      # To a device that is named, as checkpoints are: programs of others are kept by another key.
+      variables=jax.device_put(variables, jax.local_devices()[0]))
 
 
 @dataclasses.dataclass(frozen=True)

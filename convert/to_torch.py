@@ -2,8 +2,8 @@
 
   python -m convert.to_torch --checkpoint=runs/wikiart --output=wikiart.pth
 
-The official code and IOPaint load the result strictly; the latter has no noise
-tensors (`--target=iopaint`) and supports 512 px only.
+The official code loads the result strictly. So do IOPaint, and spandrel and the nodes of ComfyUI,
+which have the same network of 512 px without the noise tensors: `--target=iopaint`.
 """
 
 from collections.abc import Callable, Mapping
@@ -90,10 +90,11 @@ def convert_file(source: str, output: str, network: str = 'G_ema',
   """Writes a network of a checkpoint as a PyTorch state dict.
 
   Args:
-    source: a workdir or step directory.
+    source: a workdir, a converted, packed or saved model, or a step directory.
     output: the file, named .pth or .safetensors; one that exists is replaced.
     network: 'G_ema', 'G' or 'D'.
-    target: 'official', or 'iopaint', which leaves the noise tensors out.
+    target: 'official', or 'iopaint', which leaves the noise tensors out, also for spandrel and
+      ComfyUI.
 
   Raises:
     UserError: the checkpoint lacks the network, or a file cannot be read or
@@ -110,16 +111,31 @@ def convert_file(source: str, output: str, network: str = 'G_ema',
   state_dict = convert(variables)
   del variables  # the state dict is a copy
   if target == 'iopaint':
-    state_dict = {name: array for name, array in state_dict.items()
-                  if not name.endswith(names.NOISE)}
+    state_dict = without_noise(state_dict)
     _warn_of_another_size(model)
   with new_files.new_file(output) as file:
     _WRITERS[suffix](file, state_dict)
   print(f'Wrote {output}: {len(state_dict)} tensors, float32.')
 
 
+def without_noise(state_dict: StateDict) -> StateDict:
+  """The state dict without its noise tensors; says what that changes."""
+  strongest = max(float(np.abs(array).max()) for name, array in state_dict.items()
+                  if name.endswith('.noise_strength'))
+  if strongest:
+    print(f'The noise that is left out has strengths up to {strongest:.2g}; results there lack it.')
+  return {name: array for name, array in state_dict.items() if not name.endswith(names.NOISE)}
+
+
 def _restore(source: str, network: str) -> tuple[Tree, Mapping[str, Any]]:
   """Variables of a network of a checkpoint, and its `config.model`."""
+  if reader.is_saved_model(source):
+    from convert import pretrained  # which is built on this module
+
+    if network != 'G_ema':
+      raise UserError(f'{source} is a saved model, which has G_ema alone; leave --network at G_ema')
+    saved = pretrained.read_folder(source)
+    return saved.variables, saved.model
   if network == 'G_ema':
     found = reader.restore_ema(source)
     return found.variables, found.model
@@ -140,9 +156,9 @@ def _warn_of_another_size(model: Mapping[str, Any]) -> None:
   other = [f'{field} {model.get(field)}' for field, value in _IOPAINT.items()
            if model.get(field) != value]
   if other:
-    print(f'IOPaint builds the network of {_IOPAINT["resolution"]} px with '
+    print(f'IOPaint, spandrel and ComfyUI build the network of {_IOPAINT["resolution"]} px with '
           f'{_IOPAINT["mapping_layers"]} mapping layers; this one has {", ".join(other)} and does '
-          'not load there.')
+          'not load there. IOPaint removes the file when it tries.')
 
 
 @exit_on_user_error
@@ -156,9 +172,10 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   # Here and not above, since other command lines that import this have their own.
-  flags.DEFINE_string('checkpoint', None, 'Workdir or step directory to read.')
+  flags.DEFINE_string('checkpoint', None, 'Workdir, model or step directory to read.')
   flags.DEFINE_string('output', None, 'File to write, .pth or .safetensors.')
   flags.DEFINE_enum('network', 'G_ema', ['G_ema', 'G', 'D'], 'Network to write.')
   flags.DEFINE_enum('target', 'official', TARGETS,
-                    'Who is to load it; iopaint leaves the noise tensors out.')
+                    'Who is to load it; iopaint (also spandrel, ComfyUI) leaves the noise tensors '
+                    'out.')
   command_line.run(main, ['checkpoint', 'output'], in_bucket=['checkpoint', 'output'])

@@ -54,9 +54,10 @@ def relative_error(value: Any, expected: Any) -> float:
   return float(np.abs(value - expected).max() / np.abs(expected).max())
 
 
-def state_dict(network: str, prefix: str = '') -> dict[str, np.ndarray]:
-  """A filled state dict of the 'generator' or 'discriminator' at 256 px."""
-  manifest = load('manifest_256.json')[network]
+def state_dict(network: str, prefix: str = '',
+               resolution: int = _RESOLUTION) -> dict[str, np.ndarray]:
+  """A filled state dict of the 'generator' or 'discriminator' at 256 or 512 px."""
+  manifest = load(f'manifest_{resolution}.json')[network]
   shapes = {**manifest['parameters'], **manifest['buffers']}
   return {name: fill.fill(prefix + name, tuple(shape)) for name, shape in shapes.items()
           if not name.endswith(('resample_filter', 'attn_mask'))}

@@ -17,7 +17,7 @@ import ml_collections
 
 from mat_jax.checkpoints import packed
 from mat_jax.checkpoints.items import read_arrays, read_shapes
-from mat_jax.checkpoints.step_directories import read_found, read_meta, read_present
+from mat_jax.checkpoints.step_directories import FOLDER, read_found, read_meta, read_present
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk, staging
 from mat_jax.runtime.disk import DamagedError
@@ -127,6 +127,15 @@ def restore_ema(path: str) -> EmaCheckpoint:
       step=found.meta['step'], model=ml_collections.ConfigDict(found.meta['model']),
       images_seen=found.meta['images_seen'], path=file,
       variables=jax.device_put(variables, jax.local_devices()[0]))
+
+
+def is_saved_model(path: str) -> bool:
+  """Whether a path is a folder in the form of `convert.pretrained`, which that module reads.
+
+  A converted model has a `config.json` too, for people, but its networks are checkpoints.
+  """
+  return (os.path.isfile(os.path.join(path, 'config.json'))
+          and not os.path.isdir(os.path.join(path, FOLDER)))
 
 
 def read_model(path: str) -> tuple[str, Mapping[str, Any]]:

@@ -9,6 +9,7 @@ import jax
 from mat_jax.app import server
 from mat_jax.commands import inpaint
 from mat_jax.inference.image_files import FileOptions
+from mat_jax.inference.inpainter import Inpainter
 from mat_jax.runtime import compilation_cache, new_files
 
 HELP = 'a page to draw holes on'
@@ -34,7 +35,7 @@ def run(values: argparse.Namespace) -> None:
   server.check()
   server.check_port(values.port)
   compilation_cache.enable(None, jax.process_index())
-  inpainter = inpaint.load(values.model)
+  inpainter = Inpainter.from_checkpoint(values.model)
   files = FileOptions(max_pixels=values.max_pixels)
   with (contextlib.suppress(KeyboardInterrupt),
         new_files.temporary_directory('mat_jax_') as folder,

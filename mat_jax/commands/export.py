@@ -15,8 +15,8 @@ IN_BUCKET = ('model', 'output')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of the command."""
-  parser.add_argument('model', help='a workdir, a converted model, a step directory, or the name '
-                      'of a shipped model')
+  parser.add_argument('model', help='a workdir, a converted, packed or saved model, a step '
+                      'directory, or the name of a shipped model')
   parser.add_argument('output', help='folder to create')
 
 

@@ -72,7 +72,7 @@ def run(values: argparse.Namespace) -> None:
   tasks = image_files.tasks_of(
       match_files(values.images, values.masks), values.output, options, files)
   compilation_cache.enable(None, jax.process_index())
-  inpainter = load(values.model)
+  inpainter = Inpainter.from_checkpoint(values.model)
   worker = image_files.FileInpainter(
       inpainter, options, files, say, lpips() if len(options.all_seeds()) > 1 else
       variants.mean_difference)
@@ -82,13 +82,6 @@ def run(values: argparse.Namespace) -> None:
     say(f'{done} of {sum(len(task.results) for task in tasks)} results are in {values.output}.')
   if error:
     raise error
-
-
-def load(model: str) -> Inpainter:
-  """A checkpoint, or a folder that `Inpainter.save_pretrained` wrote."""
-  if os.path.isfile(os.path.join(model, 'config.json')):
-    return Inpainter.from_pretrained(model)
-  return Inpainter.from_checkpoint(model)
 
 
 def say(sentence: str) -> None:

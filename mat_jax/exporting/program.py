@@ -20,10 +20,11 @@ import safetensors.numpy
 
 import mat_jax
 from mat_jax.checkpoints.digest import variables_digest
-from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema
+from mat_jax.checkpoints.reader import EmaCheckpoint
 from mat_jax.errors import UserError
 from mat_jax.exporting import custom_calls, entries
 from mat_jax.exporting import manifest as manifests
+from mat_jax.inference.inpainter import read_checkpoint
 from mat_jax.nn import model_config
 from mat_jax.nn.generator import Generator
 from mat_jax.runtime import new_files
@@ -73,8 +74,8 @@ def export_program(checkpoint_path: str, output_folder: str,
   """Exports the averaged generator of a checkpoint.
 
   Args:
-    checkpoint_path: a workdir, a converted model or a step directory, see
-      `step_directories.find_step`.
+    checkpoint_path: a workdir, a converted, packed or saved model, a step directory, or the name
+      of a shipped model, see `inpainter.read_checkpoint`.
     output_folder: to create; it may exist if it is empty.
     platforms: of 'cpu', 'cuda', 'rocm' and 'tpu'; none of them needs to be here.
     jaxlib_released: day on which the jaxlib here was released, from which JAX's promises count;
@@ -88,7 +89,7 @@ def export_program(checkpoint_path: str, output_folder: str,
       written.
   """
   _check_platforms(platforms)
-  checkpoint = restore_ema(checkpoint_path)
+  checkpoint = read_checkpoint(checkpoint_path)
   return export_checkpoint(checkpoint, output_folder, platforms, jaxlib_released)
 
 

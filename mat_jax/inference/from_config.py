@@ -6,10 +6,10 @@ from absl import logging
 import jax
 import ml_collections
 
-from mat_jax.checkpoints.reader import resolve_model_config, restore_ema
+from mat_jax.checkpoints.reader import resolve_model_config
 from mat_jax.errors import UserError
 from mat_jax.inference import image_files
-from mat_jax.inference.inpainter import Inpainter
+from mat_jax.inference.inpainter import Inpainter, read_checkpoint
 from mat_jax.inference.matching import match_files
 from mat_jax.runtime import buckets, cluster
 
@@ -39,7 +39,7 @@ def inpaint(config: ml_collections.ConfigDict, workdir: str) -> None:
     raise UserError(f'pictures are not written into buckets such as {output}; set '
                     '--config.inpaint.output to a folder')
   tasks = image_files.tasks_of(pairs, output, options, files)
-  checkpoint = restore_ema(fields.checkpoint or workdir)
+  checkpoint = read_checkpoint(fields.checkpoint or workdir)
   model = resolve_model_config(config.model, checkpoint.model, checkpoint.path)
   worker = image_files.FileInpainter(
       Inpainter(checkpoint, model, config.implementations), options, files)

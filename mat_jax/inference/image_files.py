@@ -17,7 +17,7 @@ from mat_jax.inference.matching import stem
 from mat_jax.inference.options import InpaintOptions
 from mat_jax.pictures import pictures
 from mat_jax.pictures.pictures import Picture
-from mat_jax.runtime import new_files
+from mat_jax.runtime import images, new_files
 
 # Formats of results; what comes as JPEG becomes PNG, as JPEG would change kept pixels.
 _SUFFIXES = {'TIFF': '.tif', 'WEBP': '.webp'}
@@ -89,7 +89,9 @@ def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: Inpa
       its picture, a header cannot be read.
   """
   mask_meaning.check(files.hole, 'hole')
-  is_file = os.path.splitext(output)[1].lower() in pictures.SUFFIXES and not os.path.isdir(output)
+  is_file = images.has_image_suffix(output) and not os.path.isdir(output)
+  if is_file:
+    pictures.written_format(output)  # an error for others
   seeds = options.all_seeds()
   if is_file and (len(pairs) > 1 or len(seeds) > 1):
     raise UserError(f'{output} is the name of one picture, but there are {len(pairs)} pictures '
@@ -100,8 +102,9 @@ def tasks_of(pairs: Sequence[tuple[str, str | None]], output: str, options: Inpa
     suffix = _SUFFIXES.get(pictures.picture_format(image), '.png')
     names = ([output] if is_file else
              [os.path.join(output, f'{stem(image)}_seed{seed}{suffix}') for seed in seeds])
-    _check_results(image, names, is_file, files.overwrite)
-    tasks.append(Task(image, mask, tuple(names)))
+    task = Task(image, mask, tuple(names))
+    _check_results(task, is_file, files)
+    tasks.append(task)
   return tasks
 
 
@@ -114,18 +117,26 @@ def check_sizes(image: str, mask: str | None) -> None:
                     f'{width} x {height}; give a mask of the size of the image')
 
 
-def _check_results(image: str, results: Sequence[str], is_file: bool, overwrite: bool) -> None:
-  folder = os.path.dirname(os.path.abspath(image))
-  for result in results:
-    if os.path.realpath(result) == os.path.realpath(image):
+def _check_results(task: Task, is_file: bool, files: FileOptions) -> None:
+  folder = os.path.dirname(os.path.abspath(task.image))
+  written = [path for result in task.results for path in (result, sidecar.path_of(result))]
+  if files.disagreement and len(task.results) > 1:
+    written.append(_map_of(task))
+  for result in task.results:
+    if os.path.realpath(result) == os.path.realpath(task.image):
       raise UserError(f'{result} is the picture itself; choose another output')
     if not is_file and os.path.realpath(os.path.dirname(result)) == os.path.realpath(folder):
-      raise UserError(f'the results of {image} would be among the pictures in {folder}; choose '
-                      'another folder')
-    for path in (result, sidecar.path_of(result)):
-      if os.path.lexists(path) and not overwrite:
-        raise UserError(f'{path} exists; choose another output, another seed, or overwrite it '
-                        '(--overwrite)')
+      raise UserError(f'the results of {task.image} would be among the pictures in {folder}; '
+                      'choose another folder')
+  for path in written:
+    if os.path.lexists(path) and not files.overwrite:
+      raise UserError(f'{path} exists; choose another output, another seed, or overwrite it '
+                      '(--overwrite)')
+
+
+def _map_of(task: Task) -> str:
+  """The file of the map of differences of a task's completions."""
+  return os.path.join(os.path.dirname(task.results[0]), f'{stem(task.image)}_disagreement.png')
 
 
 class FileInpainter:
@@ -177,6 +188,8 @@ class FileInpainter:
       UserError: the files cannot be read or written, or a hole does not fit the options.
     """
     picture = pictures.read_picture(task.image, self._files.max_pixels)
+    for path in task.results:  # before the work, which may take hours
+      pictures.check_writable(path, picture, self._files.overwrite)
     hole = self._hole(task, picture)
     with tqdm.tqdm(unit='window', desc=stem(task.image), disable=None, leave=False) as progress:
       def count(total: int) -> None:
@@ -218,9 +231,8 @@ class FileInpainter:
     if not self._files.disagreement:
       return best, None
     spread = variants.disagreement([canvas.picture() for canvas in found.canvases])
-    path = os.path.join(os.path.dirname(task.results[0]), f'{stem(task.image)}_disagreement.png')
-    write_map(path, spread)
-    return best, path
+    write_map(_map_of(task), spread)
+    return best, _map_of(task)
 
 
 def read_hole(path: str, files: FileOptions, say: Callable[[str], None]) -> np.ndarray:

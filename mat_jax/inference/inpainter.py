@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from mat_jax.checkpoints.digest import variables_digest
-from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema
+from mat_jax.checkpoints.reader import EmaCheckpoint, is_saved_model, restore_ema
 from mat_jax.errors import UserError
 from mat_jax.inference.canvas import Canvas
 from mat_jax.inference.filling import Filler
@@ -61,15 +61,15 @@ class Inpainter:
 
   @classmethod
   def from_checkpoint(cls, path: str) -> 'Inpainter':
-    """Loads a workdir, a converted model, a step directory, a packed or shipped model.
+    """Loads a workdir, a converted model, a step directory, a packed, shipped or saved model.
 
     Args:
-      path: see `mat_jax.checkpoints.reader.restore_ema`.
+      path: see `read_checkpoint`.
 
     Raises:
       UserError: there is no readable checkpoint.
     """
-    return cls(restore_ema(path))
+    return cls(read_checkpoint(path))
 
   @classmethod
   def from_pretrained(cls, source: str, **download: Any) -> 'Inpainter':
@@ -178,6 +178,21 @@ class Inpainter:
     found = self.complete(image, ~_known(image, mask), options or InpaintOptions(),
                           between(*seeds, steps))
     return np.stack([canvas.picture() for canvas in found.canvases])
+
+
+def read_checkpoint(path: str) -> EmaCheckpoint:
+  """Reads whatever holds a generator for inpainting.
+
+  Args:
+    path: see `mat_jax.checkpoints.reader.restore_ema`; or a folder that
+      `Inpainter.save_pretrained` wrote.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  if is_saved_model(path):
+    return _saved_form().read_folder(path)
+  return restore_ema(path)
 
 
 def _saved_form() -> types.ModuleType:

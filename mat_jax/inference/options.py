@@ -1,6 +1,7 @@
 """The options of inpainting, the same from Python, the command line, a config and the page."""
 
 import dataclasses
+import math
 from typing import get_args
 
 from mat_jax.errors import UserError
@@ -53,8 +54,11 @@ class InpaintOptions:
     if self.strategy not in STRATEGIES:
       raise UserError(f'strategy is {self.strategy!r}; choose one of {", ".join(STRATEGIES)}')
     for field, least in (('context', 1), ('max_enlarge', 1), ('feather', 0)):
-      if getattr(self, field) < least:
+      if not least <= getattr(self, field) < math.inf:
         raise UserError(f'{field} is {getattr(self, field)}; give a number >= {least}')
+    if not math.isfinite(self.truncation_psi):
+      raise UserError(f'truncation_psi is {self.truncation_psi}; give a number, 1 for full variety, '
+                      '0 for the average style')
 
   def all_seeds(self) -> tuple[int, ...]:
     """The seed of every completion."""

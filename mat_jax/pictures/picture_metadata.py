@@ -33,7 +33,7 @@ _TYPES = {int(tag): _UNDEFINED for tag in (
 _TYPES |= {int(tag): _SIGNED_RATIONAL for tag in (
     _Base.ShutterSpeedValue, _Base.BrightnessValue, _Base.ExposureBiasValue)}
 _PREFIX = b'Exif\0\0'
-_INCH, _CENTIMETRE = 2, 3  # values of EXIF's ResolutionUnit
+_NO_UNIT, _INCH, _CENTIMETRE = 1, 2, 3  # values of EXIF's ResolutionUnit
 _CM_PER_INCH = 2.54
 _MIN_DPI, _MAX_DPI = 0.1, 1e6  # what is beyond is a mistake, and not held by all formats
 
@@ -71,7 +71,8 @@ def from_pillow(info: Mapping[Any, Any], exif: Image.Exif, name: str) -> tuple[M
   """
   orientation = exif.get(_Base.Orientation, 1)
   orientation = orientation if orientation in range(1, 9) else 1
-  dpi = _valid_dpi(info.get('dpi')) or _exif_dpi(exif)
+  dpi = None if _is_without_unit(info, exif) else _valid_dpi(info.get('dpi'))
+  dpi = dpi or _exif_dpi(exif)
   if dpi:
     # PNG counts whole pixels a metre: 300 dpi come back as 299.9994.
     x, y = (round(value, 2) for value in dpi)
@@ -203,6 +204,12 @@ def _upright_xmp(xmp: bytes | str | None) -> bytes | None:
     return None
   data = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
   return re.sub(rb'(tiff:Orientation(?:="|=\'|>))\d', rb'\g<1>1', data)
+
+
+def _is_without_unit(info: Mapping[Any, Any], exif: Image.Exif) -> bool:
+  """Whether `info` has a resolution of EXIF that is a ratio alone, which Pillow takes for inches."""
+  horizontal = exif.get(_Base.XResolution)  # of which Pillow makes both
+  return exif.get(_Base.ResolutionUnit) == _NO_UNIT and info.get('dpi') == (horizontal, horizontal)
 
 
 def _exif_dpi(exif: Image.Exif) -> tuple[float, float] | None:

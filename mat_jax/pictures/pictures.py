@@ -149,7 +149,7 @@ def is_lossless(path: str) -> bool:
   Raises:
     UserError: a suffix of no format that is written.
   """
-  return _format_of(os.fspath(path)) != 'JPEG'
+  return written_format(os.fspath(path)) != 'JPEG'
 
 
 def check_writable(path: str, picture: Picture, overwrite: bool = False) -> None:
@@ -159,7 +159,7 @@ def check_writable(path: str, picture: Picture, overwrite: bool = False) -> None
     UserError: as of `write_picture`.
   """
   path = os.fspath(path)
-  encoding.check_fits(path, _format_of(path), picture.pixels)
+  encoding.check_fits(path, written_format(path), picture.pixels)
   if os.path.lexists(path) and not overwrite:
     raise UserError(f'{path} exists; choose another output, or allow to overwrite it')
 
@@ -187,7 +187,7 @@ def write_picture(path: str, picture: Picture, text: Mapping[str, str] | None = 
   """
   path = os.fspath(path)
   check_writable(path, picture, overwrite)
-  name = _format_of(path)
+  name = written_format(path)
   with new_file(path) as file:
     if name == 'PNG':
       encoding.write_png(file, picture.pixels, picture.metadata, text or {})
@@ -199,7 +199,8 @@ def write_picture(path: str, picture: Picture, text: Mapping[str, str] | None = 
       encoding.write_jpeg(file, picture.pixels, picture.metadata, quality)
 
 
-def _format_of(path: str) -> str:
+def written_format(path: str) -> str:
+  """Pillow's name of the format of a file of this name; UserError for one that is not written."""
   suffix = os.path.splitext(path)[1].lower()
   if suffix not in _FORMATS:
     raise UserError(f'{path} has no suffix of a format that is written; choose one of '

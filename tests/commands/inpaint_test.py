@@ -8,6 +8,8 @@ import pytest
 from mat_jax.commands import inpaint as command
 from mat_jax.commands import main
 from mat_jax.errors import EXIT_CODE, UserError
+from mat_jax.inference.inpainter import Inpainter
+from mat_jax.pictures import pictures
 
 
 @pytest.fixture
@@ -28,7 +30,8 @@ def _run(trained, *arguments):
 
 
 def test_without_a_model_the_shipped_one_is_taken(scan):
-  assert command.load(main.parse(['mat-jax', 'inpaint', *scan]).model).resolution == 128
+  model = main.parse(['mat-jax', 'inpaint', *scan]).model
+  assert Inpainter.from_checkpoint(model).resolution == 128
 
 
 def test_one_completion_goes_into_the_file_that_is_named(trained, scan, tmp_path, capsys):
@@ -65,6 +68,17 @@ def test_several_completions_are_compared(trained, scan, tmp_path, capsys):
   assert 'is the closest to all of its completions' in told and '3 of 3 results' in told
   spread = np.asarray(Image.open(os.path.join(output, 'scan_disagreement.png')))
   assert spread.max() == 255 and not spread[:30].any()
+  with pytest.raises(UserError, match='scan_disagreement.png exists'):
+    _run(trained, *scan, '-o', output, '--samples=3', '--seed=20', '--disagreement')
+
+
+def test_a_format_that_cannot_hold_the_picture_is_refused_before_the_work(
+    trained, scan, tmp_path, monkeypatch):
+  image = str(tmp_path / 'deep.tif')
+  pictures.write_picture(image, pictures.Picture(np.zeros((90, 120, 3), np.uint16)))
+  monkeypatch.setattr(Inpainter, 'complete', None)  # the work
+  with pytest.raises(UserError, match='cannot hold 16 bits'):
+    _run(trained, image, scan[1], '-o', str(tmp_path / 'result.webp'))
 
 
 def test_transparency_can_be_the_hole(trained, tmp_path):
@@ -87,6 +101,7 @@ def test_arguments_that_do_not_fit(trained, scan, tmp_path):
       ([image, mask, '--hole=alpha'], 'give a mask, or --hole=alpha'),
       ([image, mask, '-o', str(tmp_path / 'x.png'), '--samples=2'], 'give a folder'),
       ([image, mask, '-o', image], 'is the picture itself'),
+      ([image, mask, '-o', str(tmp_path / 'x.gif')], 'x.gif has no suffix of a format'),
       ([image, mask, '-o', str(tmp_path)], 'among the pictures'),
       ([image, mask, '--samples=0'], 'num_samples is 0')]:
     with pytest.raises(UserError, match=message):

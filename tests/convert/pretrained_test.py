@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from convert import hub, model_card, pretrained, to_torch
+from convert import from_torch, hub, model_card, pretrained, to_torch
 from mat_jax import Inpainter
 from mat_jax.checkpoints.digest import variables_digest
 from mat_jax.errors import UserError
@@ -86,6 +86,29 @@ def test_the_way_back_is_exact(checkpoint, saved):
 def test_an_inpainter_saves_itself(checkpoint, tmp_path):
   Inpainter(checkpoint).save_pretrained(str(tmp_path / 'out'), 'apache-2.0', description='x')
   _assert_same(Inpainter.from_pretrained(str(tmp_path / 'out')).checkpoint, checkpoint)
+
+
+def test_a_saved_model_and_a_converted_one_are_told_apart(checkpoint, saved, tmp_path):
+  converted = str(tmp_path / 'converted')
+  from_torch.convert_file(os.path.join(saved, 'model.safetensors'), converted)
+  for folder in (saved, converted):  # both have a config.json
+    assert os.path.isfile(os.path.join(folder, 'config.json'))
+    found = Inpainter.from_checkpoint(folder).checkpoint
+    jax.tree.map(np.testing.assert_array_equal, found.variables, checkpoint.variables)
+    # Else a kept program of one would not serve the other.
+    assert all(leaf.committed for leaf in jax.tree.leaves(found.variables))
+
+
+def test_a_saved_model_is_written_for_other_programs(checkpoint, saved, tmp_path):
+  output = str(tmp_path / 'model.safetensors')
+  to_torch.convert_file(saved, output, target='iopaint')
+  wanted = to_torch.without_noise(to_torch.generator_state_dict(checkpoint.variables))
+  found = load_file(output)
+  assert found.keys() == wanted.keys()
+  for name, array in wanted.items():
+    np.testing.assert_array_equal(found[name], array)
+  with pytest.raises(UserError, match='has G_ema alone'):
+    to_torch.convert_file(saved, output, network='G')
 
 
 def test_names_and_layouts_are_those_of_pytorch(checkpoint, saved):

@@ -57,13 +57,28 @@ def test_iopaint_has_no_noise(converted, tmp_path, capsys):
   found = read(output)
   files.assert_same({name: found[name] for name in want}, want)
   assert len(found) == len(want) < len(source.state_dict(source.GENERATOR))
-  assert 'resolution 64' in capsys.readouterr().out
-  # What IOPaint's network of 512 px has.
-  manifest = reference.load('manifest_512.json')['generator']
-  names = [name for group in manifest.values() for name in group if not name.endswith(_NOISE)]
-  assert len(names) == 465
-  # And such a file converts again.
+  told = capsys.readouterr().out
+  assert 'resolution 64' in told and 'IOPaint removes the file' in told
+  strongest = max(abs(array.item()) for name, array in source.state_dict(*_MODULES['G_ema']).items()
+                  if name.endswith('noise_strength'))
+  assert f'strengths up to {strongest:.2g}; results there lack it' in told
+  # And such a file converts again; it has no noise to lack then.
   from_torch.convert_file(str(output), str(tmp_path / 'again'))
+  to_torch.convert_file(str(tmp_path / 'again'), str(output), target='iopaint')
+  assert 'strengths' not in capsys.readouterr().out
+
+
+def test_what_iopaint_spandrel_and_comfyui_load_strictly():
+  # Names and shapes of the network in iopaint 1.6.0, in spandrel_extra_arches 0.2.0 and in
+  # comfyui-inpaint-nodes 1.4.2, as `benchmarks.measured.torch_programs` finds them.
+  manifest = reference.load('manifest_512.json')['generator']
+  shapes = {name: tuple(shape) for group in manifest.values() for name, shape in group.items()}
+  variables = from_torch.generator_variables(
+      {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+  found = to_torch.without_noise(to_torch.generator_state_dict(variables))
+  assert {name: array.shape for name, array in found.items()} == {
+      name: shape for name, shape in shapes.items() if not name.endswith(_NOISE)}
+  assert len(found) == 465 and {array.dtype for array in found.values()} == {np.dtype('float32')}
 
 
 def test_derivable_buffers():

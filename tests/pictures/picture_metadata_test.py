@@ -72,6 +72,16 @@ def test_orientation_is_applied_and_taken_out(tmp_path, suffix, orientation):
     assert picture.metadata.dpi == ((200, 300) if orientation > 4 else (300, 200))
 
 
+def test_a_ratio_without_a_unit_is_no_resolution(tmp_path):
+  tags = Image.Exif()
+  tags[ExifTags.Base.XResolution] = tags[ExifTags.Base.YResolution] = 1.0
+  for unit, dpi in ((1, None), (2, (1, 1)), (3, (2.54, 2.54))):
+    tags[ExifTags.Base.ResolutionUnit] = unit
+    path = str(tmp_path / f'{unit}.jpg')
+    Image.fromarray(smooth()).save(path, exif=tags)
+    assert pictures.read_picture(path).metadata.dpi == dpi
+
+
 def test_orientation_in_xmp_alone(tmp_path):
   info = PngImagePlugin.PngInfo()
   info.add_itxt('XML:com.adobe.xmp', (XMP % 3).decode())
