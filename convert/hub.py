@@ -1,6 +1,6 @@
 """Saved generators on the Hugging Face Hub, through `huggingface_hub.ModelHubMixin`.
 
-The package is the extra `hub`; folders are saved and read without it (`convert.pretrained`).
+The package is the extra `hub`; folders are saved and read without it (`convert.saved_models`).
 """
 
 import os
@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any
 
-from convert import model_card, pretrained
+from convert import model_card, saved_models
 from mat_jax.checkpoints.reader import EmaCheckpoint
 from mat_jax.errors import UserError
 
@@ -95,7 +95,7 @@ def _hub_model(repository: str) -> Any:
     card: model_card.Card
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
-      pretrained.save_pretrained(self.checkpoint, str(save_directory), self.card)
+      saved_models.save_pretrained(self.checkpoint, str(save_directory), self.card)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None,
@@ -105,9 +105,9 @@ def _hub_model(repository: str) -> Any:
       paths = [hf_hub_download(
           model_id, name, revision=revision, cache_dir=cache_dir, force_download=force_download,
           local_files_only=local_files_only, token=token)
-               for name in (pretrained.CONFIG, pretrained.WEIGHTS)]
+               for name in (saved_models.CONFIG, saved_models.WEIGHTS)]
       model = cls()
-      model.checkpoint = pretrained.read_folder(os.path.dirname(paths[0]))
+      model.checkpoint = saved_models.read_folder(os.path.dirname(paths[0]))
       return model
 
   return HubModel

@@ -1,10 +1,10 @@
-"""Flax variables of MAT's networks from the arrays of a PyTorch state dict.
+"""Flax variables of MAT's networks from the arrays of a PyTorch state dict, and back.
 
-The state dict has to be complete: every parameter that the network needs, in its shape, and
-nothing that it lacks. `convert.from_torch` reads files with it, `convert.pretrained` the hub's.
+A state dict has to be complete: every parameter that the network needs, in its shape, and
+nothing that it lacks.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 import functools
 import re
 from typing import Any
@@ -19,8 +19,10 @@ import numpy as np
 from convert import names
 from convert.architecture import StateDict, discriminator_from, generator_from
 from mat_jax.errors import UserError
+from mat_jax.nn import first_stage, sizes
 from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
+from mat_jax.nn.transformer import shift_mask
 from mat_jax.ops import resample
 
 Tree = dict[str, Any]
@@ -121,3 +123,56 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...], leaf: str,
   if value.dtype not in _FLOATS:
     raise UserError(f'{name} holds {value.dtype}, the network needs floating-point numbers')
   return np.array(names.to_our_layout(value, leaf, modulated), np.float32, order='C')
+
+
+def generator_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The state dict of a generator, derivable buffers included.
+
+  Args:
+    variables: {'params': ..., 'buffers': ...}.
+
+  Returns:
+    PyTorch name -> C-contiguous float32 array of its own.
+  """
+  resolution = _resolution(variables['params']['synthesis']['enc'])
+  state_dict = _state_dict(variables, lambda path: names.generator_name(path, resolution))
+  state_dict.update(_attention_masks(resolution))
+  return state_dict
+
+
+def discriminator_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The state dict of a discriminator; as `generator_state_dict`."""
+  resolution = _resolution(variables['params']['dis'])
+  return _state_dict(variables, lambda path: names.discriminator_name(path, resolution))
+
+
+def _resolution(blocks: Mapping[str, Any]) -> int:
+  return max(int(name.removeprefix('block_')) for name in blocks if name.startswith('block_'))
+
+
+def _state_dict(variables: Mapping[str, Any],
+                name_of: Callable[[str], str]) -> dict[str, np.ndarray]:
+  flat = traverse_util.flatten_dict(variables)
+  modulated = names.modulated_modules(flat)
+  state_dict = {}
+  for path, leaf in flat.items():
+    name = name_of('/'.join(path[1:]))
+    value = names.to_published_layout(np.asarray(leaf), path[-1], path[:-1] in modulated)
+    state_dict[name] = np.array(value, np.float32, order='C')
+    # Every convolution has the filter, whether it resamples or not, and ToRGB for its image.
+    if value.ndim >= 4 or path[-2:] == ('toRGB', 'bias'):
+      state_dict[name.rpartition('.')[0] + '.resample_filter'] = resample.fir_filter()
+  return state_dict
+
+
+def _attention_masks(resolution: int) -> dict[str, np.ndarray]:
+  """The attention masks of the shifted windows of stage one, by their PyTorch names."""
+  masks = {}
+  stages = zip(first_stage.STAGE_DEPTHS, first_stage.STAGE_WINDOWS, strict=True)
+  for stage, (depth, window) in enumerate(stages):
+    side = sizes.token_grid(resolution) >> (2 - abs(stage - 2))
+    if side > window:  # one window that covers the map is not shifted
+      mask = shift_mask(side, side, window, window // 2)
+      for block in range(1, depth, 2):
+        masks[f'synthesis.first_stage.tran.{stage}.blocks.{block}.attn_mask'] = mask
+  return masks

@@ -6,21 +6,19 @@ The official code loads the result strictly. So do IOPaint, and spandrel and the
 which have the same network of 512 px without the noise tensors: `--target=iopaint`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import os
 from typing import Any
 
 from absl import flags
-from flax import traverse_util
 import jax
 import numpy as np
 
-from convert import names, safetensors_files, torch_writer
+from convert import names, safetensors_files, saved_models, torch_writer
+from convert.state_dicts import discriminator_state_dict, generator_state_dict
 from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.nn import first_stage, projected, sizes
-from mat_jax.nn.transformer import shift_mask
-from mat_jax.ops import resample
+from mat_jax.nn import projected
 from mat_jax.runtime import command_line, new_files
 
 Tree = Mapping[str, Any]
@@ -31,58 +29,6 @@ _WRITERS = {'.pth': torch_writer.write_state_dict, '.pt': torch_writer.write_sta
             '.safetensors': safetensors_files.write}
 # What IOPaint builds before it loads a file.
 _IOPAINT = {'resolution': 512, 'mapping_layers': 8, 'width': 1.0}
-
-
-def generator_state_dict(variables: Tree) -> StateDict:
-  """The state dict of a generator, derivable buffers included.
-
-  Args:
-    variables: {'params': ..., 'buffers': ...}.
-
-  Returns:
-    PyTorch name -> C-contiguous float32 array of its own.
-  """
-  resolution = _resolution(variables['params']['synthesis']['enc'])
-  state_dict = _state_dict(variables, lambda path: names.generator_name(path, resolution))
-  state_dict.update(_attention_masks(resolution))
-  return state_dict
-
-
-def discriminator_state_dict(variables: Tree) -> StateDict:
-  """The state dict of a discriminator; as `generator_state_dict`."""
-  resolution = _resolution(variables['params']['dis'])
-  return _state_dict(variables, lambda path: names.discriminator_name(path, resolution))
-
-
-def _resolution(blocks: Tree) -> int:
-  return max(int(name.removeprefix('block_')) for name in blocks if name.startswith('block_'))
-
-
-def _state_dict(variables: Tree, name_of: Callable[[str], str]) -> StateDict:
-  flat = traverse_util.flatten_dict(variables)
-  modulated = names.modulated_modules(flat)
-  state_dict = {}
-  for path, leaf in flat.items():
-    name = name_of('/'.join(path[1:]))
-    value = names.to_published_layout(np.asarray(leaf), path[-1], path[:-1] in modulated)
-    state_dict[name] = np.array(value, np.float32, order='C')
-    # Every convolution has the filter, whether it resamples or not, and ToRGB for its image.
-    if value.ndim >= 4 or path[-2:] == ('toRGB', 'bias'):
-      state_dict[name.rpartition('.')[0] + '.resample_filter'] = resample.fir_filter()
-  return state_dict
-
-
-def _attention_masks(resolution: int) -> StateDict:
-  """The attention masks of the shifted windows of stage one, by their PyTorch names."""
-  masks = {}
-  stages = zip(first_stage.STAGE_DEPTHS, first_stage.STAGE_WINDOWS, strict=True)
-  for stage, (depth, window) in enumerate(stages):
-    side = sizes.token_grid(resolution) >> (2 - abs(stage - 2))
-    if side > window:  # one window that covers the map is not shifted
-      mask = shift_mask(side, side, window, window // 2)
-      for block in range(1, depth, 2):
-        masks[f'synthesis.first_stage.tran.{stage}.blocks.{block}.attn_mask'] = mask
-  return masks
 
 
 def convert_file(source: str, output: str, network: str = 'G_ema',
@@ -130,11 +76,9 @@ def without_noise(state_dict: StateDict) -> StateDict:
 def _restore(source: str, network: str) -> tuple[Tree, Mapping[str, Any]]:
   """Variables of a network of a checkpoint, and its `config.model`."""
   if reader.is_saved_model(source):
-    from convert import pretrained  # which is built on this module
-
     if network != 'G_ema':
       raise UserError(f'{source} is a saved model, which has G_ema alone; leave --network at G_ema')
-    saved = pretrained.read_folder(source)
+    saved = saved_models.read_folder(source)
     return saved.variables, saved.model
   if network == 'G_ema':
     found = reader.restore_ema(source)

@@ -27,7 +27,7 @@ from PIL import Image
 import safetensors.numpy
 
 from benchmarks.measured import fill, published
-from convert import from_torch, pretrained, to_torch
+from convert import from_torch, saved_models, to_torch
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.inference.completion import complete_latents
 from mat_jax.inference.inpainter import Inpainter
@@ -97,7 +97,7 @@ def complete(folder: str, task: dict[str, str], drawn: dict[str, np.ndarray]) ->
     task: names the picture and its mask.
     drawn: 'z' [1, 512], 'first' [1, tokens, 180] and 'second' [1, 512, 32, 32], as in PyTorch.
   """
-  checkpoint = pretrained.read_folder(folder)
+  checkpoint = saved_models.read_folder(folder)
   generator = model_config.generator_from_config(checkpoint.model)
   with Image.open(task['image']) as image, Image.open(task['mask']) as hole:
     pixels = np.asarray(image, np.float32)[None] / np.float32(127.5) - 1

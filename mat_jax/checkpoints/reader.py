@@ -130,7 +130,7 @@ def restore_ema(path: str) -> EmaCheckpoint:
 
 
 def is_saved_model(path: str) -> bool:
-  """Whether a path is a folder in the form of `convert.pretrained`, which that module reads.
+  """Whether a path is a folder in the form of `convert.saved_models`, which that module reads.
 
   A converted model has a `config.json` too, for people, but its networks are checkpoints.
   """
