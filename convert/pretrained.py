@@ -3,8 +3,7 @@
 import os
 from typing import Any
 
-from convert import hub, saved_models
-from convert.saved_models import save_pretrained as save_pretrained
+from convert import hub, model_card, saved_models
 from mat_jax.checkpoints.reader import EmaCheckpoint
 
 
@@ -25,3 +24,19 @@ def from_pretrained(source: str, **download: Any) -> EmaCheckpoint:
   if os.path.isdir(source):
     return saved_models.read_folder(source)
   return hub.download(source, **download)
+
+
+def save_pretrained(checkpoint: EmaCheckpoint, folder: str, license: str, **card: Any) -> None:
+  """Saves the averaged generator of a checkpoint in a folder, with a model card.
+
+  Args:
+    checkpoint: see `mat_jax.checkpoints.reader.restore_ema`.
+    folder: to create; it may exist if it is empty.
+    license: of the weights, as the Hugging Face Hub names it.
+    **card: further fields of `convert.model_card.Card`.
+
+  Raises:
+    UserError: a model with labels, the folder is not empty or cannot be written, or the licence
+      is none.
+  """
+  saved_models.save_pretrained(checkpoint, folder, model_card.Card(license, **card))

@@ -96,8 +96,7 @@ class Inpainter:
     Raises:
       UserError: the folder is not empty or cannot be written, or the licence is none.
     """
-    module = _saved_form()
-    module.save_pretrained(self.checkpoint, folder, module.model_card.Card(license, **card))
+    _saved_form().save_pretrained(self.checkpoint, folder, license, **card)
 
   @property
   def resolution(self) -> int:
@@ -191,7 +190,7 @@ def read_checkpoint(path: str) -> EmaCheckpoint:
     UserError: there is none, or it cannot be read.
   """
   if is_saved_model(path):
-    return _saved_form().read_folder(path)
+    return _saved_form().from_pretrained(path)
   return restore_ema(path)
 
 

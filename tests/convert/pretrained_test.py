@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from convert import from_torch, hub, model_card, pretrained, to_torch
+from convert import from_torch, hub, model_card, pretrained, saved_models, to_torch
 from mat_jax import Inpainter
 from mat_jax.checkpoints.digest import variables_digest
 from mat_jax.errors import UserError
@@ -30,7 +30,7 @@ def checkpoint():
 @pytest.fixture(scope='module')
 def saved(checkpoint, tmp_path_factory):
   folder = str(tmp_path_factory.mktemp('pretrained') / 'model')
-  pretrained.save_pretrained(checkpoint, folder, CARD)
+  saved_models.save_pretrained(checkpoint, folder, CARD)
   return folder
 
 
@@ -194,12 +194,12 @@ def test_a_changed_value_is_found_unless_it_is_meant(folder):
 def test_a_folder_in_the_way_stays(checkpoint, tmp_path):
   (tmp_path / 'mine').write_text('')
   with pytest.raises(UserError, match='exists and is not an empty folder'):
-    pretrained.save_pretrained(checkpoint, str(tmp_path), CARD)
+    saved_models.save_pretrained(checkpoint, str(tmp_path), CARD)
   assert os.listdir(tmp_path) == ['mine']
   model = checkpoint.model.copy_and_resolve_references()
   model.label_dim = 3
   with pytest.raises(UserError, match='takes 3 labels'):
-    pretrained.save_pretrained(
+    saved_models.save_pretrained(
         dataclasses.replace(checkpoint, model=model), str(tmp_path / 'out'), CARD)
 
 
