@@ -38,6 +38,8 @@ _RESOLUTION = 512
 # Where IOPaint looks below its --model-dir, by the name of the model of Places.
 _PLACE = 'torch/hub/checkpoints/Places_512_FullData_G.pth'
 
+_SCALE, _STAGE1_SCALE = 0.02, 0.1
+
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 _PYTHON = flags.DEFINE_string('python', None, 'Interpreter that has the programs.',
                               flag_values=_FLAGS)
@@ -46,6 +48,18 @@ _NODES = flags.DEFINE_string('nodes', '', 'Clone of Acly/comfyui-inpaint-nodes.'
 _PROGRAMS = flags.DEFINE_list('programs', list(PROGRAMS), 'Which of them.', flag_values=_FLAGS)
 _CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Of 512 px; none takes known weights.',
                                   flag_values=_FLAGS)
+
+
+def known_weights() -> dict[str, np.ndarray]:
+  """A state dict of 512 px whose images are about as large as pictures.
+
+  Those of the values of `fill` reach far beyond white, where clipping would hide differences.
+  """
+  found = published.state_dict('generator', resolution=_RESOLUTION)
+  for name in found:
+    if name.endswith(('.toRGB.conv.weight', '.toRGB.bias')):  # in which images are linear
+      found[name] = found[name] * np.float32(_STAGE1_SCALE if '.first_stage.' in name else _SCALE)
+  return found
 
 
 def write_files(folder: str, checkpoint: str) -> dict[str, str]:
@@ -60,7 +74,7 @@ def write_files(folder: str, checkpoint: str) -> dict[str, str]:
   """
   if not checkpoint:
     weights, checkpoint = (os.path.join(folder, name) for name in ('weights.safetensors', 'model'))
-    safetensors.numpy.save_file(published.state_dict('generator', resolution=_RESOLUTION), weights)
+    safetensors.numpy.save_file(known_weights(), weights)
     from_torch.convert_file(weights, checkpoint)
   saved, models = os.path.join(folder, 'saved'), os.path.join(folder, 'models')
   Inpainter.from_checkpoint(checkpoint).save_pretrained(saved, 'apache-2.0')

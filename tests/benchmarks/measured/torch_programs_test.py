@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.measured import torch_programs
+from benchmarks.measured import published, torch_programs
 from mat_jax.errors import UserError
 
 HOLE = np.array([[True, False], [True, True]])
@@ -21,6 +21,16 @@ def test_completions_are_compared_in_the_hole_alone():
   theirs[0, 0] = np.nan
   with pytest.raises(UserError, match='not finite'):
     torch_programs.compare(theirs, ours, HOLE)
+
+
+def test_images_are_scaled_and_nothing_else(monkeypatch):
+  names = ('synthesis.dec.toRGB.conv.weight', 'synthesis.first_stage.toRGB.bias',
+           'synthesis.dec.toRGB.conv.affine.weight', 'synthesis.dec.conv0.bias')
+  monkeypatch.setattr(published, 'state_dict', lambda network, resolution: {
+      name: np.ones(2, np.float32) for name in names})
+  found = torch_programs.known_weights()
+  assert [float(found[name][0]) for name in names] == pytest.approx([0.02, 0.1, 1, 1])
+  assert {array.dtype for array in found.values()} == {np.dtype('float32')}
 
 
 def test_a_program_that_fails_is_named(capfd):
