@@ -126,10 +126,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str | int]:
   """XLA's options for a step on these devices."""
   platform = mesh.devices.flat[0].platform
   if platform == 'tpu':
-    # With fewer than eight images, the TPU's sublanes, XLA would split each into strips and
-    # reassemble them before each filter: three times the bytes at 512 px with four images.
-    return {'xla_tpu_run_space_to_batch': False,
-            'xla_tpu_run_space_to_batch_on_new_platforms': False}
+    return tpu_options()
   if platform != 'cpu':
     return {}
   # The default scheduler favours operations that can run concurrently, which is of no use on a
@@ -139,6 +136,14 @@ def compiler_options(mesh: Mesh) -> dict[str, str | int]:
           'xla_cpu_experimental_ynn_fusion_type': '',
           # LLVM's later passes take a fifth of the compile time and do not speed up a step.
           'xla_backend_optimization_level': 1}
+
+
+def tpu_options() -> dict[str, str | int]:
+  """XLA's options for a step on TPUs."""
+  # With fewer than eight images, the TPU's sublanes, XLA would split each into strips and
+  # reassemble them before each filter: three times the bytes at 512 px with four images.
+  return {'xla_tpu_run_space_to_batch': False,
+          'xla_tpu_run_space_to_batch_on_new_platforms': False}
 
 
 @functools.lru_cache(maxsize=4)
