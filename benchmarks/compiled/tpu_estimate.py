@@ -26,11 +26,16 @@ from benchmarks.compiled import tpu_aot, tpu_cycles
 from benchmarks.peaks import Peak
 from mat_jax.errors import exit_on_user_error
 from mat_jax.runtime import command_line
+from mat_jax.training import aot
 
 # Of this command alone: others, which a test imports too, have flags of the same names.
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', 'See `benchmarks.compiled.tpu_aot`.',
     flag_values=_FLAGS)
+_LEVEL = flags.DEFINE_string('optimization_level', 'O1', 'See `benchmarks.compiled.tpu_aot`.',
+    flag_values=_FLAGS)
+_OPTIONS = flags.DEFINE_multi_string('xla', [], 'NAME=VALUE, an option of XLA, beside those of '
+                                     'training.', flag_values=_FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +121,9 @@ def compile_alone(function: Callable[..., Any], arguments: Any, device: jax.Devi
 def compare(operation: Operation, chip: Peak, device: jax.Device) -> dict[str, Any]:
   """Milliseconds of an operation, estimated and published, and their ratio."""
   arguments = tuple(jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in operation.shapes)
-  text = compile_alone(operation.function, arguments, device)
+  options = aot.tpu_options(device.device_kind) | dict(
+      option.split('=', 1) for option in _OPTIONS.value)
+  text = compile_alone(operation.function, arguments, device, options)
   estimated = tpu_cycles.seconds(tpu_cycles.executed(text, chip))
   published = operation.published(chip)
   return {'name': operation.name, 'estimated_ms': 1e3 * estimated,
@@ -127,13 +134,16 @@ def compare(operation: Operation, chip: Peak, device: jax.Device) -> dict[str, A
 def main(argv: list[str]) -> None:
   del argv
   chip, devices = tpu_aot.open_topology(_TOPOLOGY.value)
+  jax.config.update('jax_optimization_level', _LEVEL.value)
   rows = []
   print(f'{"":48} {"estimate, ms":>13} {"published, ms":>14} {"ratio":>6}')
   for operation in operations():
     rows.append(row := compare(operation, chip, devices[0]))
     print(f'{row["name"]:48} {row["estimated_ms"]:13.3f} {row["published_ms"]:14.3f} '
           f'{row["ratio"]:6.2f}', flush=True)
-  print(json.dumps({'jax': jax.__version__, 'topology': _TOPOLOGY.value, 'operations': rows}))
+  print(json.dumps({'jax': jax.__version__, 'topology': _TOPOLOGY.value,
+                    'optimization_level': _LEVEL.value, 'xla': _OPTIONS.value,
+                    'operations': rows}))
 
 
 if __name__ == '__main__':

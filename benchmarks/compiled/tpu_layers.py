@@ -107,8 +107,10 @@ def layers() -> dict[str, Layer]:
       'from_rgb': convolution(1, 256, 4, 128),
       'dis_256': Layer(lambda i: discriminator.DiscriminatorBlock(256, i), ((256, 256, 128),)),
       'dis_128': Layer(lambda i: discriminator.DiscriminatorBlock(512, i), ((128, 128, 256),)),
-      'dis_stage1_256': Layer(lambda i: discriminator.DiscriminatorBlock(128, i),
-                              ((256, 256, 64),)),
+      'dis_stage1_256': Layer(
+          lambda i: nn.Sequential([
+              Conv2d(64, 1, folded=i.folded_channels >= 64, implementation=i),
+              discriminator.DiscriminatorBlock(128, i)]), ((256, 256, 4),)),
       'conv_180': convolution(3, 256, _WIDE, _WIDE), 'conv_128': convolution(3, 256, 128, 128)}
 
 
@@ -171,10 +173,11 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--layers knows no {", ".join(sorted(unknown))}; it knows {", ".join(known)}')
   chip, devices = tpu_aot.open_topology(_TOPOLOGY.value)
   jax.config.update('jax_optimization_level', _LEVEL.value)
+  changed = dict(field.split('=', 1) for field in _FIELDS.value)
   implementation = dataclasses.replace(
       for_platform(jnp.bfloat16, 'tpu'),
-      **dict(field.split('=', 1) for field in _FIELDS.value))
-  options = {**aot.tpu_options(), **dict(option.split('=', 1) for option in _OPTIONS.value)}
+      **{name: int(value) if value.isdigit() else value for name, value in changed.items()})
+  options = {**aot.tpu_options(devices[0].device_kind), **dict(option.split('=', 1) for option in _OPTIONS.value)}
   found = {name: measure(name, implementation, chip, devices[0], options)
            for name in _LAYERS.value or known}
   print(json.dumps({'jax': jax.__version__, 'topology': _TOPOLOGY.value,
