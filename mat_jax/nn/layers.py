@@ -203,7 +203,9 @@ class Conv2d(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
     if self.folded:
-      y = folded.resample_conv(folded.fold(x.astype(dtype)), kernel, self.down)
+      # Folding an image would copy it to another layout.
+      x = x.astype(dtype) if x.shape[-1] <= 4 else folded.fold(x.astype(dtype))
+      y = folded.resample_conv(x, kernel, self.down)
     else:
       y = resample.resample_conv(
           x.astype(dtype), kernel.astype(dtype), self.up, self.down,

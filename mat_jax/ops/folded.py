@@ -33,7 +33,7 @@ def resample_conv(x: jax.Array, kernel: jax.Array, down: int = 1) -> jax.Array:
   """`mat_jax.ops.resample.resample_conv` of a folded map, without upsampling.
 
   Args:
-    x: [N, H, W / 2, 2 I], see `fold`.
+    x: [N, H, W / 2, 2 I], see `fold`; or an image that is not folded, [N, H, W, I].
     kernel: float32 [k, k, I, O], k 1 or 3; merged with the filter before it is rounded to the
       dtype of `x`.
     down: 1 or 2.
@@ -45,9 +45,14 @@ def resample_conv(x: jax.Array, kernel: jax.Array, down: int = 1) -> jax.Array:
   if down == 2:
     pad = 2 if kernel.shape[0] == 3 else 1
     kernel = _filtered(_filtered(kernel, 0), 1)
+  inputs = kernel.shape[2]
   kernel, columns = _fold_kernel(kernel, pad, down)
-  return lax.conv_general_dilated(
-      x, kernel.astype(x.dtype), (down, 1), ((pad, pad), columns), dimension_numbers=_DIMENSIONS)
+  stride = 1
+  if x.shape[-1] == inputs:  # Pairs of columns are then a stride instead.
+    kernel = kernel.reshape(kernel.shape[0], -1, inputs, kernel.shape[3])
+    stride, columns = 2, (2 * columns[0], 2 * columns[1])
+  return lax.conv_general_dilated(x, kernel.astype(x.dtype), (down, stride), ((pad, pad), columns),
+                                  dimension_numbers=_DIMENSIONS)
 
 
 def _filtered(kernel: jax.Array, axis: int) -> jax.Array:

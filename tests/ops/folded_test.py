@@ -14,14 +14,15 @@ def test_folding_is_undone_and_keeps_pairs_of_columns_together():
   np.testing.assert_array_equal(folded.unfold(pairs), x)
 
 
+@pytest.mark.parametrize('is_image', [False, True])
 @pytest.mark.parametrize('size,down', [(1, 1), (3, 1), (1, 2), (3, 2)])
-def test_values_gradients_and_second_derivatives_are_those_of_the_convolution(size, down):
+def test_values_gradients_and_second_derivatives_are_those_of_the_convolution(size, down, is_image):
   rng = np.random.default_rng(0)
   x = rng.standard_normal((2, 8, 12, 3), np.float32)
   kernel = rng.standard_normal((size, size, 3, 5), np.float32)
 
   def fold(x, kernel):
-    y = folded.resample_conv(folded.fold(x), kernel, down)
+    y = folded.resample_conv(x if is_image else folded.fold(x), kernel, down)
     return y if down == 2 else folded.unfold(y)
 
   def all_of(convolve):
