@@ -1,8 +1,8 @@
 """What accelerators can do at best, as their makers state it: one table for all benchmarks.
 
-TPUs: cloud.google.com/tpu/docs, system architecture of each version. Their clock is not stated there;
-it is the peak over twice the multipliers that the same pages name: matrix units of 128 x 128, four in
-a core, one core in a v5e, two in a v4 and a v5p. Cards: NVIDIA's data sheets
+TPUs: cloud.google.com/tpu/docs, system architecture of each version. Their clock is not stated
+there; it is the peak over twice the multipliers that the same pages name: matrix units of 128 x
+128, four in a core, one core in a v5e, two in a v4 and a v5p. Cards: NVIDIA's data sheets
 of T4, V100, L4, A100, H100 and H200, dense rates, those of the SXM version where there are two.
 A rate is that of matmuls as JAX computes them by default: a TPU multiplies float32 in bfloat16,
 cards since Ampere in TF32. Rates of float16 are those with sums in float32. Memory and bandwidth of cards are those of `compiled.gpu_target`.

@@ -3,12 +3,12 @@
 XLA for TPUs chooses the tiling of every fusion by a model of its cost, and leaves the result in the
 HLO text, `estimated_cycles`. The model knows what a roofline does not: channels padded to 128 lanes,
 how much of the matrix units a convolution fills, overlapping windows, layouts. It is an estimate
-and no clock: close to the published peak for large products, and several times too slow for what only reads and
-writes (`benchmarks.compiled.tpu_estimate` compares). So each figure has a second one beside it, in which
-instructions without a product take their bytes at the memory's bandwidth.
+and no clock: close to the published peak for large products, and several times too slow for what
+only reads and writes (`benchmarks.compiled.tpu_estimate` compares). So beside each figure is a
+second one, in which instructions without a product take their bytes at the memory's bandwidth.
 
-`executed` lists what the entry computation runs, what it calls included, as often as it is run. What
-has no estimate is taken to cost:
+`executed` lists what the entry computation runs, what it calls included, as often as it is run.
+What has no estimate is taken to cost:
 
 - a Pallas kernel: its own estimate of operations and bytes, at the chip's peaks;
 - an asynchronous copy or slice between memories: nothing, as it runs beside the others;
@@ -29,8 +29,8 @@ _KERNEL_COST = re.compile(r'"cost_estimate":\{([^}]*)\}')
 _ASYNCHRONOUS = ('copy-start', 'slice-start', 'async-start')
 _PHASES = ('Gmain', 'Dmain', 'Dreg')
 # Scopes that parts begin with: networks, the generator's parts, and named scopes of the step.
-_PARTS = ('first_stage', 'enc', 'dec', 'to_style', 'to_square', 'mapping', 'dis', 'dis_stage1', 'vgg',
-          'augment', 'adam', 'ema')
+_PARTS = ('first_stage', 'enc', 'dec', 'to_style', 'to_square', 'mapping', 'dis', 'dis_stage1',
+          'vgg', 'augment', 'adam', 'ema')
 _WRAPPED = re.compile(r'^(?:transpose|jvp|vmap|remat|checkpoint)\((.*)\)$')
 
 
@@ -171,7 +171,8 @@ def summarize(entries: list[Executed], chip: Peak, images: int) -> dict[str, Any
       row['taken_ms'] += 1e3 * entry.seconds
   return {'ms': 1e3 * total, 's_per_kimg': 1e3 * total / images,
           'products_ms': 1e3 * seconds(entry for entry in entries if entry.has_product),
-          'rest_at_bandwidth_ms': 1e3 * bounded, 'rest_at_bandwidth_s_per_kimg': 1e3 * bounded / images,
+          'rest_at_bandwidth_ms': 1e3 * bounded,
+          'rest_at_bandwidth_s_per_kimg': 1e3 * bounded / images,
           'parts': dict(sorted(parts.items(), key=lambda item: -sum(item[1].values()))),
           'without_estimate': unknown}
 

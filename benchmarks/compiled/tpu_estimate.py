@@ -2,10 +2,9 @@
 
   python -m benchmarks.compiled.tpu_estimate --topology=v5e:2x2
 
-Large matmuls and convolutions should take operations / peak, what only reads and writes should take bytes /
-bandwidth (`benchmarks.peaks`). The ratio of the estimate (`benchmarks.compiled.tpu_cycles`) to that says how
-far it can be believed; a ratio below 1 is an estimate that no chip reaches. The last line is
-JSON.
+Large matmuls and convolutions should take operations / peak, what only reads and writes bytes /
+bandwidth (`benchmarks.peaks`), which is also what nothing can beat. The ratio of the estimate
+(`benchmarks.compiled.tpu_cycles`) to that says how far it can be believed. The last line is JSON.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,12 @@
-"""Compiles single layers at full size for a TPU, forward and backward pass, with their estimated cycles.
+"""Compiles single layers at full size for a TPU, with XLA's estimate of forward and backward pass.
 
   python -m benchmarks.compiled.tpu_layers --layers=dec_conv_1 --layers=conv_first --dearest=5
+  python -m benchmarks.compiled.tpu_layers --layers=conv_180 --xla=xla_tpu_scoped_vmem_limit_kib=16384
 
-A layer takes seconds to compile, where the step takes many minutes. Each is compiled
-for one chip, in bfloat16, with inputs and results in layouts that XLA chooses; its gradients are those of all its
-inputs and parameters. Between layers of a network XLA may have to compromise. The last line is JSON.
+A layer takes a minute to compile, where the step takes many. Each is compiled for one chip, in
+bfloat16, with XLA's options of training, inputs and results in layouts that XLA chooses; its
+gradients are those of all inputs and parameters. Within a network XLA may have to compromise. The
+last line is JSON.
 """
 
 from collections.abc import Callable
@@ -147,6 +149,18 @@ def program(layer: Layer, implementation: Implementation, images: int,
   return gradients, (params, rest, inputs, changes)
 
 
+def check(names: list[str]) -> list[str]:
+  """The names, or those of all layers if there are none.
+
+  Raises:
+    UserError: there is no such layer.
+  """
+  known = layers()
+  if unknown := set(names) - known.keys():
+    raise UserError(f'--layers knows no {", ".join(sorted(unknown))}; it knows {", ".join(known)}')
+  return names or list(known)
+
+
 def measure(name: str, implementation: Implementation, chip: Peak, device: jax.Device,
             options: dict[str, Any]) -> dict[str, Any]:
   """Compiles a layer, prints its figures and returns them."""
@@ -168,9 +182,7 @@ def measure(name: str, implementation: Implementation, chip: Peak, device: jax.D
 @exit_on_user_error
 def main(argv: list[str]) -> None:
   del argv
-  known = layers()
-  if unknown := set(_LAYERS.value) - known.keys():
-    raise UserError(f'--layers knows no {", ".join(sorted(unknown))}; it knows {", ".join(known)}')
+  names = check(_LAYERS.value)
   chip, devices = tpu_aot.open_topology(_TOPOLOGY.value)
   jax.config.update('jax_optimization_level', _LEVEL.value)
   changed = dict(field.split('=', 1) for field in _FIELDS.value)
@@ -179,7 +191,7 @@ def main(argv: list[str]) -> None:
       **{name: int(value) if value.isdigit() else value for name, value in changed.items()})
   options = {**aot.tpu_options(devices[0].device_kind), **dict(option.split('=', 1) for option in _OPTIONS.value)}
   found = {name: measure(name, implementation, chip, devices[0], options)
-           for name in _LAYERS.value or known}
+           for name in names}
   print(json.dumps({'jax': jax.__version__, 'topology': _TOPOLOGY.value,
                     'batch_size': _BATCH_SIZE.value, 'forward': _FORWARD.value,
                     'implementation': _FIELDS.value, 'xla': _OPTIONS.value,
