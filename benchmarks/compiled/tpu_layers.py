@@ -185,10 +185,10 @@ def main(argv: list[str]) -> None:
   names = check(_LAYERS.value)
   chip, devices = tpu_aot.open_topology(_TOPOLOGY.value)
   jax.config.update('jax_optimization_level', _LEVEL.value)
-  changed = dict(field.split('=', 1) for field in _FIELDS.value)
-  implementation = dataclasses.replace(
-      for_platform(jnp.bfloat16, 'tpu'),
-      **{name: int(value) if value.isdigit() else value for name, value in changed.items()})
+  pairs = (field.split('=', 1) for field in _FIELDS.value)
+  changed: dict[str, Any] = {
+      name: int(value) if value.isdigit() else value for name, value in pairs}
+  implementation = dataclasses.replace(for_platform(jnp.bfloat16, 'tpu'), **changed)
   options = {**aot.tpu_options(devices[0].device_kind), **dict(option.split('=', 1) for option in _OPTIONS.value)}
   found = {name: measure(name, implementation, chip, devices[0], options)
            for name in names}

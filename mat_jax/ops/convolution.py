@@ -4,6 +4,7 @@ All maps are NHWC, all kernels HWIO; convolutions are correlations.
 """
 
 import functools
+from typing import cast
 
 import jax
 from jax import lax
@@ -86,7 +87,8 @@ def _to_planes_backward(kept: tuple[jax.Array, jax.Array],
   x, kernel = kept
   planes = _as_planes(gradient.transpose(0, 3, 1, 2)).astype(jnp.float32)
   outputs = [planes[:, i, :, :, None] for i in range(kernel.shape[1])]
-  by_x = sum(output * kernel[:, i].astype(jnp.float32) for i, output in enumerate(outputs))
+  by_x = cast(jax.Array, sum(
+      output * kernel[:, i].astype(jnp.float32) for i, output in enumerate(outputs)))
   by_kernel = [jnp.sum(x.astype(jnp.float32) * output, (0, 1, 2)) for output in outputs]
   return _as_map(by_x.astype(x.dtype)), jnp.stack(by_kernel, axis=1).astype(kernel.dtype)
 
