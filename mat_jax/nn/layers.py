@@ -213,7 +213,8 @@ class Conv2d(nn.Module):
     y = upcast(y) * equalized_gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
-      bias = jnp.tile(bias, y.shape[-1] // self.features)
+      if y.shape[-1] != self.features:  # It is folded.
+        bias = jnp.tile(bias, 2)
       y = y + bias.astype(y.dtype)
       y = float16.store_gradient(y) if dtype == jnp.float16 else y
     y = activate(y, self.activation, self.gain, dtype)
