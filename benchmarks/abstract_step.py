@@ -102,6 +102,37 @@ class AbstractStep:
 
     return jax.jit(run), (self.state.d_params, self.batch)
 
+  def generator_gradient(self) -> Program:
+    """Forward and backward pass of the generator as in training, for a squared error."""
+    inputs = self._place(jax.eval_shape(self._draw, self.state), by_batch=True)
+
+    def loss(params: Tree, buffers: Tree, examples: Tree) -> tuple[jax.Array, objectives.Metrics]:
+      batch, drawn = examples['batch'], examples['random_inputs']
+      image, stage1 = objectives.generate(
+          self.networks, params, buffers, batch, drawn, self.settings)
+      return (jnp.mean(jnp.square(image - batch['image']))
+              + jnp.mean(jnp.square(stage1 - batch['image']))), {}
+
+    def run(params: Tree, buffers: Tree, batch: objectives.Batch, drawn: Tree) -> Tree:
+      return self.context.gradients(
+          loss, params, buffers, {'batch': batch, 'random_inputs': drawn})[0]
+
+    return self._jit(run, donated=()), (
+        self.state.g_params, self.state.g_buffers, self.batch, inputs)
+
+  def discriminator_gradient(self) -> Program:
+    """Forward and backward pass of both branches of the discriminator, by their parameters."""
+    def loss(params: Tree, _: Tree, batch: objectives.Batch) -> tuple[
+        jax.Array, objectives.Metrics]:
+      both = self.networks.discriminator.apply(
+          {'params': params}, batch['image'], batch['mask'], batch['image'])
+      return jnp.mean(cast(jax.Array, sum(both))), {}
+
+    def run(params: Tree, batch: objectives.Batch) -> Tree:
+      return self.context.gradients(loss, params, {}, batch)[0]
+
+    return self._jit(run, donated=()), (self.state.d_params, self.batch)
+
   def step(self) -> Program:
     """The training step as it is run, R1 under its `lax.cond`."""
     arguments = self.state, self.features, self.batch
@@ -139,10 +170,11 @@ class AbstractStep:
                                 state.augment.probability,
                       self.settings)
 
-  def _jit(self, function: Callable[..., Any]) -> jax.stages.Wrapped:
+  def _jit(self, function: Callable[..., Any],
+           donated: tuple[int, ...] = (0,)) -> jax.stages.Wrapped:
     if self.mesh is None:
-      return jax.jit(function, donate_argnums=0)
-    return jax.jit(function, out_shardings=sharding.replicated(self.mesh), donate_argnums=0,
+      return jax.jit(function, donate_argnums=donated)
+    return jax.jit(function, out_shardings=sharding.replicated(self.mesh), donate_argnums=donated,
                    compiler_options=aot.compiler_options(self.mesh))
 
   def _place(self, tree: Tree, by_batch: bool = False) -> Tree:

@@ -1,6 +1,8 @@
 """What accelerators can do at best, as their makers state it: one table for all benchmarks.
 
-TPUs: cloud.google.com/tpu/docs, system architecture of each version. Cards: NVIDIA's data sheets
+TPUs: cloud.google.com/tpu/docs, system architecture of each version. Their clock is not stated
+there; it is the peak over twice the multipliers that the same pages name: matrix units of 128 x
+128, four in a core, one core in a v5e, two in a v4 and a v5p. Cards: NVIDIA's data sheets
 of T4, V100, L4, A100, H100 and H200, dense rates, those of the SXM version where there are two.
 A rate is that of matmuls as JAX computes them by default: a TPU multiplies float32 in bfloat16,
 cards since Ampere in TF32. Rates of float16 are those with sums in float32. Memory and bandwidth of cards are those of `compiled.gpu_target`.
@@ -22,6 +24,7 @@ class Peak:
     bandwidth: bytes per second to and from its memory; NaN where not stated here.
     memory: bytes; likewise.
     float16_flops: float16 operations per second; likewise.
+    clock: cycles per second of a TPU; likewise.
   """
 
   flops: float
@@ -29,6 +32,7 @@ class Peak:
   bandwidth: float = math.nan
   memory: float = math.nan
   float16_flops: float = math.nan
+  clock: float = math.nan
 
   def rate(self, dtype: str) -> float:
     """Operations per second in 'bfloat16', 'float16' or 'float32'; NaN where not stated here."""
@@ -43,8 +47,10 @@ class Peak:
     return max(flops / self.flops, accessed / self.bandwidth)
 
 
-def _tpu(teraflops: float, bandwidth: float, memory: float) -> Peak:
-  return Peak(teraflops * _TERA, teraflops * _TERA, bandwidth * _GIGA, memory * _GIGA)
+def _tpu(teraflops: float, bandwidth: float, memory: float, units: int | None = None) -> Peak:
+  """A TPU with so many matrix units of 128 x 128."""
+  clock = teraflops * _TERA / (2 * units * 128 * 128) if units else math.nan
+  return Peak(teraflops * _TERA, teraflops * _TERA, bandwidth * _GIGA, memory * _GIGA, clock=clock)
 
 
 def _card(bfloat16: float, float32: float, float16: float | None = None) -> Peak:
@@ -53,8 +59,8 @@ def _card(bfloat16: float, float32: float, float16: float | None = None) -> Peak
               float16_flops=(bfloat16 if float16 is None else float16) * _TERA)
 
 
-TPUS = {'v4': _tpu(275, 1200, 32), 'v5e': _tpu(197, 819, 16), 'v5p': _tpu(459, 2765, 95),
-        'v6e': _tpu(918, 1638, 32)}
+TPUS = {'v4': _tpu(275, 1200, 32, 8), 'v5e': _tpu(197, 819, 16, 4),
+        'v5p': _tpu(459, 2765, 95, 8), 'v6e': _tpu(918, 1638, 32)}
 CARDS = {'t4': _card(math.nan, 8.1, 65), 'v100': _card(math.nan, 15.7, 125), 'l4': _card(121, 60),
          'a100': _card(312, 156), 'h100': _card(989, 494), 'h200': _card(989, 494)}
 # Start of jax.Device.device_kind -> figures. The first one that fits counts.

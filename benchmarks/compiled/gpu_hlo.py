@@ -10,18 +10,10 @@ import dataclasses
 import math
 import re
 
-from benchmarks import hlo_text
+from benchmarks import hlo_module
+from benchmarks.hlo_module import Module
 from benchmarks.hlo_text import Instruction
 
-# Opcodes that launch nothing.
-_FREE = frozenset((
-    'after-all', 'bitcast', 'call', 'conditional', 'constant', 'get-tuple-element',
-    'opt-barrier', 'parameter', 'partition-id', 'replica-id', 'tuple', 'while'))
-_CALLED = re.compile(
-    r'(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.-]+)')
-_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
-_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_ENTRY = re.compile(r'^ENTRY %?([\w.-]+)', re.MULTILINE)
 _WINDOW = re.compile(r'window=\{size=([\dx]+)')
 _LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[")(\d+)')
@@ -65,73 +57,28 @@ class Kernel:
     return self.is_cudnn or self.own_convolution
 
 
-class _Module:
-  """The instructions of a text, by computation and name."""
-
-  def __init__(self, text: str):
-    entry = _ENTRY.search(text)
-    assert entry is not None, 'the text has no entry'
-    self.entry = entry.group(1)
-    self.computations: dict[str, dict[str, Instruction]] = {}
-    for instruction in hlo_text.instructions(text):
-      self.computations.setdefault(instruction.computation, {})[instruction.name] = instruction
-
-  def operands(self, instruction: Instruction) -> list[Instruction]:
-    """Those that the text names."""
-    known = self.computations[instruction.computation]
-    return [known[name] for name in instruction.operands if name in known]
-
-  def executed(self, rare: float) -> Iterator[tuple[Instruction, float]]:
-    """Instructions outside of fusions, and how often each is executed."""
-    waiting = [(self.entry, 1.0)]
-    while waiting:
-      computation, times = waiting.pop()
-      for instruction in self.computations.get(computation, {}).values():
-        yield instruction, times
-        waiting += [(name, times * factor) for name, factor in _inner(instruction, rare)]
-
-  def products(self, instruction: Instruction) -> Iterator[Instruction]:
-    """The dots and convolutions of a kernel."""
-    if instruction.opcode in ('dot', 'convolution', 'custom-call'):
-      yield instruction
-    elif instruction.opcode == 'fusion':
-      for name in _CALLED.findall(instruction.rest):
-        for inner in self.computations.get(name, {}).values():
-          yield from self.products(inner)
-
-  def moved(self, instruction: Instruction) -> int:
-    """Bytes of the maps that a kernel transposes or copies."""
-    if instruction.opcode in ('transpose', 'copy'):
-      return instruction.bytes if instruction.bytes >= _LARGE else 0
-    if instruction.opcode != 'fusion':
-      return 0
-    return sum(self.moved(inner) for name in _CALLED.findall(instruction.rest)
-               for inner in self.computations.get(name, {}).values())
+def _products(module: Module, instruction: Instruction) -> Iterator[Instruction]:
+  """The dots and convolutions of a kernel."""
+  if instruction.opcode in ('dot', 'convolution', 'custom-call'):
+    yield instruction
+  elif instruction.opcode == 'fusion':
+    for inner in module.inside(instruction):
+      yield from _products(module, inner)
 
 
-def _inner(instruction: Instruction, rare: float) -> Iterator[tuple[str, float]]:
-  """Computations that an instruction executes, and how often."""
-  if instruction.opcode == 'conditional':
-    names = [name.strip(' %') for group in _BRANCHES.findall(instruction.rest)
-             for name in group.split(',')]
-    yield from ((name, rare) for name in names or _CALLED.findall(instruction.rest))
-  elif instruction.opcode == 'while':
-    turns = _TURNS.search(instruction.rest)
-    yield from ((name, int(turns.group(1)) if turns else 1)
-                for name in _CALLED.findall(instruction.rest))
-  elif instruction.opcode in ('call', 'async-start'):
-    yield from ((name, 1) for name in _CALLED.findall(instruction.rest))
-
-
-def _target(instruction: Instruction) -> str:
-  found = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
-  return found.group(1) if found else ''
+def _moved(module: Module, instruction: Instruction) -> int:
+  """Bytes of the maps that a kernel transposes or copies."""
+  if instruction.opcode in ('transpose', 'copy'):
+    return instruction.bytes if instruction.bytes >= _LARGE else 0
+  if instruction.opcode != 'fusion':
+    return 0
+  return sum(_moved(module, inner) for inner in module.inside(instruction))
 
 
 def _flops(product: Instruction, operands: list[Instruction]) -> int:
   """Operations of a convolution or dot; those with zeros of padding count."""
   if labels := _LABELS.search(product.rest):
-    kind = _target(product)
+    kind = hlo_module.target(product)
     kernel = product if 'BackwardFilter' in kind else operands[1]
     gradient_or_result = (operands[1] if 'BackwardFilter' in kind else
                           operands[0] if 'BackwardInput' in kind else product)
@@ -155,20 +102,20 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
   Returns:
     One entry for each kernel of the step.
   """
-  module, found = _Module(text), []
+  module, found = Module(text), []
   for instruction, times in module.executed(rare):
-    if instruction.opcode in _FREE or instruction.opcode.endswith('-done'):
+    if instruction.opcode in hlo_module.FREE or instruction.opcode.endswith('-done'):
       continue
     flops, dtype = 0, instruction.arrays[0][0] if instruction.arrays else ''
-    products = list(module.products(instruction))
+    products = list(_products(module, instruction))
     for product in products:
       operands = module.operands(product)
       if more := _flops(product, operands):
         flops, dtype = flops + more, operands[0].arrays[0][0]
     size = instruction.bytes + sum(operand.bytes for operand in module.operands(instruction))
     found.append(Kernel(
-        instruction.opcode, _target(instruction), instruction.op_name, times, dtype, flops,
-        size, module.moved(instruction),
+        instruction.opcode, hlo_module.target(instruction), instruction.op_name, times, dtype,
+        flops, size, _moved(module, instruction),
         any(product.opcode == 'convolution' for product in products)))
   return found
 

@@ -44,12 +44,12 @@ class DiscriminatorBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, H, W, in] -> [N, H / 2, W / 2, features]."""
-    gain = math.sqrt(0.5)
-    skip = Conv2d(self.features, 1, 'linear', down=2, use_bias=False, gain=gain,
+    gain, folded = math.sqrt(0.5), x.shape[-1] <= self.implementation.folded_channels
+    skip = Conv2d(self.features, 1, 'linear', down=2, use_bias=False, gain=gain, folded=folded,
                   implementation=self.implementation, name='skip')(x)
-    y = Conv2d(x.shape[-1], 3, implementation=self.implementation, name='conv0')(x)
-    y = Conv2d(self.features, 3, down=2, gain=gain, implementation=self.implementation,
-               name='conv1')(y)
+    y = Conv2d(x.shape[-1], 3, folded=folded, implementation=self.implementation, name='conv0')(x)
+    y = Conv2d(self.features, 3, down=2, gain=gain, folded=folded,
+               implementation=self.implementation, name='conv1')(y)
     return y + skip
 
 
@@ -79,7 +79,9 @@ class Branch(nn.Module):
       return channels(side, self.width) // self.divisor
 
     x = jnp.concatenate([mask - 0.5, image], axis=-1)
-    x = Conv2d(features(self.resolution), 1, implementation=self.implementation, name='from_rgb')(x)
+    wide = features(self.resolution)
+    x = Conv2d(wide, 1, folded=wide <= self.implementation.folded_channels,
+               implementation=self.implementation, name='from_rgb')(x)
     side = self.resolution
     while side > 4:
       block = self.implementation.block(DiscriminatorBlock)

@@ -14,7 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from mat_jax.ops import convolution, float16, resample
+from mat_jax.ops import convolution, float16, folded, resample
 from mat_jax.ops.float16 import upcast
 from mat_jax.ops.implementation import PORTABLE, Implementation
 
@@ -182,6 +182,7 @@ class Conv2d(nn.Module):
     down: 1 or 2.
     use_bias: adds a bias before the activation.
     gain: extra factor on the activation (sqrt(1/2) in residual blocks).
+    folded: computed with pairs of columns as channels (`mat_jax.ops.folded`).
     implementation: dtype, and the implementation of the heavy operations.
   """
 
@@ -192,6 +193,7 @@ class Conv2d(nn.Module):
   down: int = 1
   use_bias: bool = True
   gain: float = 1.0
+  folded: bool = False
   implementation: Implementation = PORTABLE
 
   @nn.compact
@@ -200,12 +202,20 @@ class Conv2d(nn.Module):
     dtype = self.implementation.dtype
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
-    y = resample.resample_conv(
-        x.astype(dtype), kernel.astype(dtype), self.up, self.down,
-        implementation=self.implementation)
+    if self.folded:
+      # Folding an image would copy it to another layout.
+      x = x.astype(dtype) if x.shape[-1] <= 4 else folded.fold(x.astype(dtype))
+      y = folded.resample_conv(x, kernel, self.down)
+    else:
+      y = resample.resample_conv(
+          x.astype(dtype), kernel.astype(dtype), self.up, self.down,
+          implementation=self.implementation)
     y = upcast(y) * equalized_gain(shape)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      if y.shape[-1] != self.features:  # It is folded.
+        bias = jnp.tile(bias, 2)
       y = y + bias.astype(y.dtype)
       y = float16.store_gradient(y) if dtype == jnp.float16 else y
-    return activate(y, self.activation, self.gain, dtype)
+    y = activate(y, self.activation, self.gain, dtype)
+    return y if y.shape[-1] == self.features else folded.unfold(y)

@@ -4,9 +4,11 @@ All maps are NHWC, all kernels HWIO; convolutions are correlations.
 """
 
 import functools
+from typing import cast
 
 import jax
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 from mat_jax.ops.implementation import PORTABLE, Implementation
@@ -14,6 +16,8 @@ from mat_jax.ops.implementation import PORTABLE, Implementation
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+# Channels of what counts as an image rather than a map.
+_IMAGE_CHANNELS = 8
 # Positions of a strip: with a few hundred channels its rows stay in a core's cache.
 _STRIP = 2048
 
@@ -51,6 +55,9 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
     [N, H + 2 padding - h + 1, ..., O].
   """
   pads = (padding[0], padding[0]), (padding[1], padding[1])
+  if implementation.images == 'planes' and kernel.shape[3] <= _IMAGE_CHANNELS and (
+      kernel.shape[:2] == (1, 1)):
+    return _to_planes(x, kernel[0, 0])
   if implementation.weight_gradient == 'strips':
     return _bilinear(x, kernel, pads)
   return plain(x, kernel, pads) if implementation.pointwise == 'convolution' else _multiply(
@@ -62,6 +69,41 @@ def _multiply(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
   if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
     return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
   return plain(x, kernel, padding)
+
+
+@jax.custom_vjp
+def _to_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[N, H, W, I], [I, O] -> [N, H, W, O], few channels, each a plane in the memory of a TPU.
+
+  As a convolution the result would have its batch in the 128 lanes, sixteen times the bytes of
+  eight images, and as a matmul without layouts it would have XLA move the map to planes too. The
+  gradients are sums over planes and products with them, in one pass over the map.
+  """
+  return _as_planes(jnp.einsum('nhwi,io->nohw', _as_map(x), kernel)).transpose(0, 2, 3, 1)
+
+
+def _to_planes_backward(kept: tuple[jax.Array, jax.Array],
+                        gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x, kernel = kept
+  planes = _as_planes(gradient.transpose(0, 3, 1, 2)).astype(jnp.float32)
+  outputs = [planes[:, i, :, :, None] for i in range(kernel.shape[1])]
+  by_x = cast(jax.Array, sum(
+      output * kernel[:, i].astype(jnp.float32) for i, output in enumerate(outputs)))
+  by_kernel = [jnp.sum(x.astype(jnp.float32) * output, (0, 1, 2)) for output in outputs]
+  return _as_map(by_x.astype(x.dtype)), jnp.stack(by_kernel, axis=1).astype(kernel.dtype)
+
+
+_to_planes.defvjp(lambda x, kernel: (_to_planes(x, kernel), (x, kernel)), _to_planes_backward)
+
+
+def _as_map(x: jax.Array) -> jax.Array:
+  """The layout of maps between a TPU's convolutions: channels in lanes, the batch in sublanes."""
+  return with_layout_constraint(x, Layout((1, 2, 0, 3)))
+
+
+def _as_planes(x: jax.Array) -> jax.Array:
+  """The layout of images, [N, C, H, W]: columns in lanes, rows in sublanes."""
+  return with_layout_constraint(x, Layout((0, 1, 2, 3)))
 
 
 # A convolution is bilinear in input and kernel. Its derivatives of any order, those of R1 too,

@@ -35,9 +35,12 @@ class Implementation:
       'strips' of rows, or by 'xla'.
     pointwise: a k1 convolution as a 'matmul' or as a 'convolution', which keeps the
       layout of its neighbours on a TPU.
-    images: the memory layout of maps of three channels: 'any', left to XLA, or 'planes', channel
-      first. Left to itself, XLA takes the layout of the surrounding convolutions, with the batch
-      in the TPU's 128 lanes: eight images then take the memory of 128.
+    images: the memory layout of images, maps of a few channels: 'any', left to XLA, or 'planes',
+      channel first, which a k1 convolution to an image then computes as a matmul. Left to itself,
+      XLA takes the layout of the surrounding convolutions, with the batch in the TPU's 128 lanes:
+      eight images then take the memory of 128.
+    folded_channels: the discriminator computes maps of at most so many channels with pairs of
+      columns as channels (`mat_jax.ops.folded`), which fill a TPU's 128 lanes.
     attention_tokens: window packing: neighbouring windows are computed together up to this many
       tokens, with an attention mask between them, as a TPU pads rows of logits to its 128 lanes
       anyway.
@@ -61,6 +64,7 @@ class Implementation:
   weight_gradient: Literal['strips', 'xla'] = 'xla'
   pointwise: Literal['matmul', 'convolution'] = 'matmul'
   images: Literal['any', 'planes'] = 'any'
+  folded_channels: int = 0
   attention_tokens: int = 1
   attention: Literal['matmuls', 'kernel'] = 'matmuls'
   remat_policy: Literal['all', 'convolutions'] = 'all'
@@ -120,5 +124,6 @@ def for_platform(dtype: Any = jnp.float32, platform: str | None = None) -> Imple
                           remat_policy='convolutions', inference='image')
   if platform == 'tpu':
     return Implementation(dtype, 'depthwise', 'adjoint', 'strided', 'xla', pointwise='convolution',
-                          images='planes', attention_tokens=128, attention='kernel')
+                          images='planes', folded_channels=64, attention_tokens=128,
+                          attention='kernel')
   return Implementation(dtype, 'shifted_adds', 'adjoint', 'adjoint', 'xla')

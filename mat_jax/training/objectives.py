@@ -87,6 +87,7 @@ def generate(networks: Networks, params: Tree, buffers: Tree, batch: Batch,
       method='synthesize'))
 
 
+@jax.named_scope('augment')
 def _augment(random_inputs: RandomInputs, images: tuple[jax.Array, ...], mask: jax.Array,
              probability: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
   """Augments images that are equal outside of the hole, as the discriminator sees them."""
@@ -170,6 +171,7 @@ def _shrink(images: jax.Array, factor: int) -> jax.Array:
   return images.reshape(n, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
+@jax.named_scope('vgg')
 def _features(params: Tree, images: jax.Array, layers: Iterable[str],
               networks: Networks) -> dict[str, jax.Array]:
   if not layers:

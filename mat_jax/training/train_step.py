@@ -109,6 +109,7 @@ def update_generator(state: TrainState, features: Tree, batch: Batch, key: jax.A
       scale=loss_scale.factor(state.loss_scale, 'g'))
   optimizer, _ = make_optimizers(settings)
 
+  @jax.named_scope('adam')
   def update(gradients: Tree) -> TrainState:
     updates, moments = optimizer.update(gradients, state.g_optimizer)
     params = optax.apply_updates(state.g_params, updates)
@@ -171,6 +172,7 @@ def regularize_discriminator(state: TrainState, batch: Batch, key: jax.Array,
   return _apply_to_discriminator(state, gradients, settings), metrics | norm
 
 
+@jax.named_scope('adam')
 def _apply_to_discriminator(state: TrainState, gradients: Tree, settings: Training) -> TrainState:
   _, optimizer = make_optimizers(settings)
   updates, moments = optimizer.update(gradients, state.d_optimizer)
@@ -219,6 +221,7 @@ def ema_decay(images_seen: jax.Array, settings: Training) -> jax.Array:
   return 0.5 ** (settings.batch_size / jnp.maximum(half_life, 1e-8))
 
 
+@jax.named_scope('ema')
 def update_ema(state: TrainState, settings: Training) -> TrainState:
   """EMA update of the averaged generator."""
   decay = ema_decay(state.images_seen, settings)

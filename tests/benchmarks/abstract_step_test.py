@@ -51,3 +51,12 @@ def test_gradients_are_counted_for_each_phase():
 def test_a_case_that_cannot_be_trained_is_refused():
   with pytest.raises(UserError, match='batch_size'):
     abstract_step.make(abstract_step.Case(64, 6, 'float32', 'cpu', width=1 / 16))
+
+
+def test_gradients_of_a_network_alone_have_the_shapes_of_its_parameters():
+  made = abstract_step.make(_SMALL, sharding.make_mesh(jax.devices()[:1]))
+  for program, params in ((made.generator_gradient(), made.state.g_params),
+                          (made.discriminator_gradient(), made.state.d_params)):
+    function, arguments = program
+    found = jax.eval_shape(function, *arguments)
+    assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(lambda x: x.shape, params)

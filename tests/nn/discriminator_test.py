@@ -1,3 +1,5 @@
+import dataclasses
+
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import pytest
 from benchmarks.measured import fill, published
 from convert import names
 from mat_jax import Discriminator
+from mat_jax.ops.implementation import for_platform
 from tests.support import reference
 
 
@@ -49,3 +52,23 @@ def test_branches_are_independent():
   a, b = apply(variables, image, mask, image), apply(variables, image, mask, -image)
   np.testing.assert_array_equal(a[0], b[0])
   assert not np.allclose(a[1], b[1])
+
+
+def test_folded_maps_give_the_same_logits_and_gradients():
+  image, mask, _ = fill.inputs('small', 2, 64)
+  image, mask = reference.nhwc(image), reference.nhwc(mask)
+  module = Discriminator(resolution=64, width=0.0625, implementation=for_platform(platform='gpu'))
+  variables = reference.random_variables(module, image, mask, image)
+
+  def gradients(folded_channels):
+    folded = module.clone(implementation=dataclasses.replace(
+        module.implementation, folded_channels=folded_channels))
+
+    def loss(variables, image):
+      return sum(map(jnp.sum, folded.apply(variables, image, mask, image)))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(variables, image)
+
+  for found, expected in zip(*map(jax.tree.leaves, (gradients(64), gradients(0))), strict=True):
+    assert found.shape == expected.shape
+    assert reference.relative_error(found, expected) <= 1e-4

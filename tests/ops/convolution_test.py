@@ -35,6 +35,20 @@ def test_strips_give_the_gradients_of_xla(shape, size, padding):
     assert reference.relative_error(found, other) <= 1e-5
 
 
+def test_planes_of_an_image_give_the_gradients_of_xla():
+  x, kernel = _inputs((2, 5, 6, 16), (1, 1), outputs=3)
+  padding = (0, 0)
+  run = jax.jit(jax.value_and_grad(_energy, (0, 1)), static_argnums=(2, 3))
+  planes = for_platform(platform='tpu')
+  text = str(jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, padding, planes))(x, kernel))
+  assert 'dot_general' in text and 'conv_general' not in text
+  value, gradients = run(x, kernel, padding, planes)
+  expected_value, expected = run(x, kernel, padding, PORTABLE)
+  np.testing.assert_allclose(value, expected_value, rtol=1e-4)
+  for found, other in zip(gradients, expected, strict=True):
+    assert reference.relative_error(found, other) <= 1e-5
+
+
 def test_kernel_gradients_in_bfloat16_are_summed_in_float32():
   x, kernel = jnp.ones((2, 40, 128, 8), jnp.bfloat16), jnp.ones((3, 3, 8, 4), jnp.bfloat16)
   _, pullback = jax.vjp(lambda kernel: convolution.convolve(x, kernel, (1, 1), CPU), kernel)

@@ -12,7 +12,7 @@ from tests.support import reference
 IMPLEMENTATIONS = [
     Implementation(jnp.float32, *fields) for fields in itertools.product(
         ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('polyphase', 'strided'),
-        ('strips', 'xla'))] + [for_platform(jnp.float32, 'gpu')]
+        ('strips', 'xla'))] + [for_platform(jnp.float32, 'gpu'), for_platform(jnp.float32, 'tpu')]
 
 
 def _inputs():

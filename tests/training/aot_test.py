@@ -32,3 +32,9 @@ def test_garbage_is_not_collected_while_a_program_is_traced():
   seen = []
   aot.AotFunction(jax.jit(lambda x: seen.append(gc.isenabled()) or x), 'nothing').lower(jnp.zeros(3))
   assert seen == [False] and gc.isenabled()
+
+
+def test_only_chips_whose_fast_memory_is_known_have_a_limit_for_it():
+  limit = 'xla_tpu_scoped_vmem_limit_kib'
+  assert aot.tpu_options('TPU v5 lite')[limit] == 64 * 1024
+  assert limit not in aot.tpu_options('TPU v4')

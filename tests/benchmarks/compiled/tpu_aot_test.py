@@ -32,16 +32,26 @@ def test_float32_convolutions_outside_of_r1():
   assert tpu_aot.float32_convolutions(_TEXT) == ['step/Dmain/conv_general_dilated']
 
 
+def test_a_chip_without_a_clock_has_no_estimate():
+  compiled = tpu_aot.Compiled(tpu_aot.Cost(1.0, 1.0, 1.0), {}, _TEXT, 1.0)
+  assert tpu_aot.estimate(compiled, TPUS['v6e'], 8, 1.0, 2) is None
+  found = tpu_aot.estimate(compiled, TPUS['v5e'], 8, 1.0, 2)
+  assert found is not None and found['products_ms'] == found['ms'] > 0
+  assert len(found['dearest']) == 2
+
+
 def test_goals_that_are_missed():
   found = {'memory': {'total': 17e9}, 'flops_ratio': 1.1, 'all_reduce_ratio': 1.0,
            'collectives': {'all-reduce': {'count': 3, 'bytes': 8},
                            'all-gather': {'count': 2, 'bytes': 8}},
-           'float32_convolutions': [], 's_per_kimg': 12.0}
+           'float32_convolutions': [], 'estimate': {'s_per_kimg': 12.0}}
   goals = tpu_aot.judge(found, TPUS['v5e'], 12.5)
   assert {name for name, entry in goals.items() if not entry['met']} == {
       'memory', 'other_collectives'}
-  assert 's_per_kimg' in goals
-  assert 's_per_kimg' not in tpu_aot.judge(found, TPUS['v5e'], None)
+  assert goals['estimated_s_per_kimg'] == {'value': 12.0, 'at_most': 12.5, 'met': True}
+  assert 'estimated_s_per_kimg' not in tpu_aot.judge(found, TPUS['v5e'], None)
+  assert 'estimated_s_per_kimg' not in tpu_aot.judge(
+      found | {'estimate': None}, TPUS['v6e'], 12.5)
 
 
 def test_without_libtpu_a_sentence_says_how_to_install_it(monkeypatch):
