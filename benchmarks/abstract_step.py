@@ -102,6 +102,33 @@ class AbstractStep:
 
     return jax.jit(run), (self.state.d_params, self.batch)
 
+  def generator_gradient(self) -> Program:
+    """The generator of a training pass, and the gradient of its parameters.
+
+    The batch's images serve as gradients of both results: none is a constant.
+    """
+    inputs = self._place(jax.eval_shape(self._draw, self.state), by_batch=True)
+
+    def run(params: Tree, buffers: Tree, batch: objectives.Batch,
+            inputs: random_inputs.RandomInputs) -> Tree:
+      results, pull = jax.vjp(lambda params: objectives.generate(
+          self.networks, params, buffers, batch, inputs, self.settings), params)
+      return results, pull((batch['image'], batch['image']))
+
+    return jax.jit(run), (self.state.g_params, self.state.g_buffers, self.batch, inputs)
+
+  def discriminator_gradient(self) -> Program:
+    """Both branches of the discriminator, and the gradients of parameters and images."""
+    def run(params: Tree, batch: objectives.Batch) -> Tree:
+      def score(params: Tree, image: jax.Array, stage1: jax.Array) -> jax.Array:
+        logits = cast(tuple[jax.Array, jax.Array], self.networks.discriminator.apply(
+            {'params': params}, image, batch['mask'], stage1))
+        return jnp.sum(logits[0]) + jnp.sum(logits[1])
+
+      return jax.value_and_grad(score, (0, 1, 2))(params, batch['image'], batch['image'])
+
+    return jax.jit(run), (self.state.d_params, self.batch)
+
   def step(self) -> Program:
     """The training step as it is run, R1 under its `lax.cond`."""
     arguments = self.state, self.features, self.batch

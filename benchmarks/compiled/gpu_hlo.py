@@ -26,6 +26,7 @@ _WINDOW = re.compile(r'window=\{size=([\dx]+)')
 _LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[")(\d+)')
 _LARGE = 1 << 20  # bytes of what counts as a map
+Array = tuple[str, tuple[int, ...]]  # HLO dtype and shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Kernel:
     bytes: of operands and results.
     moved: bytes of the maps (from 1 MiB) that it transposes or copies.
     own_convolution: whether it is or contains a convolution outside of cuDNN.
+    results: dtypes and shapes.
+    operands: likewise.
   """
 
   opcode: str
@@ -53,6 +56,8 @@ class Kernel:
   bytes: int
   moved: int
   own_convolution: bool
+  results: tuple[Array, ...] = ()
+  operands: tuple[Array, ...] = ()
 
   @property
   def is_cudnn(self) -> bool:
@@ -162,14 +167,16 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
     flops, dtype = 0, instruction.arrays[0][0] if instruction.arrays else ''
     products = list(module.products(instruction))
     for product in products:
-      operands = module.operands(product)
-      if more := _flops(product, operands):
-        flops, dtype = flops + more, operands[0].arrays[0][0]
-    size = instruction.bytes + sum(operand.bytes for operand in module.operands(instruction))
+      factors = module.operands(product)
+      if more := _flops(product, factors):
+        flops, dtype = flops + more, factors[0].arrays[0][0]
+    operands = module.operands(instruction)
+    size = instruction.bytes + sum(operand.bytes for operand in operands)
     found.append(Kernel(
         instruction.opcode, _target(instruction), instruction.op_name, times, dtype, flops,
         size, module.moved(instruction),
-        any(product.opcode == 'convolution' for product in products)))
+        any(product.opcode == 'convolution' for product in products), instruction.arrays,
+        tuple(array for operand in operands for array in operand.arrays)))
   return found
 
 

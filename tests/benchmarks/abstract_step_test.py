@@ -18,6 +18,16 @@ def test_programs_give_what_training_gives():
   assert result.shape == stage1.shape == (4, 32, 32, 3)
   function, arguments = made.discriminator()
   assert [x.shape for x in jax.eval_shape(function, *arguments)] == [(4, 1), (4, 1)]
+  function, arguments = made.generator_gradient()
+  (result, stage1), gradient = jax.eval_shape(function, *arguments)
+  assert result.shape == stage1.shape == (4, 32, 32, 3)
+  assert jax.tree.map(lambda x: x.shape, gradient) == (
+      jax.tree.map(lambda x: x.shape, made.state.g_params),)
+  function, arguments = made.discriminator_gradient()
+  _, (gradient, image, stage1) = jax.eval_shape(function, *arguments)
+  assert image.shape == stage1.shape == (4, 32, 32, 3)
+  assert jax.tree.map(lambda x: x.shape, gradient) == jax.tree.map(
+      lambda x: x.shape, made.state.d_params)
   step, arguments = made.step()
   state, _ = jax.eval_shape(step, *arguments)
   shapes = jax.tree.map(lambda x: (x.shape, x.dtype), made.state)
