@@ -93,7 +93,22 @@ class _Module:
       computation, times = waiting.pop()
       for instruction in self.computations.get(computation, {}).values():
         yield instruction, times
-        waiting += [(name, times * factor) for name, factor in _inner(instruction, rare)]
+        waiting += [(name, times * factor) for name, factor in self._inner(instruction, rare)]
+
+  def _inner(self, instruction: Instruction, rare: float) -> Iterator[tuple[str, float]]:
+    """Computations that an instruction executes, and how often."""
+    if instruction.opcode == 'conditional':
+      names = [name.strip(' %') for group in _BRANCHES.findall(instruction.rest)
+               for name in group.split(',')] or _CALLED.findall(instruction.rest)
+      # The larger branch is the rare one; the other may copy what it returns.
+      largest = max(names, key=lambda name: len(self.computations.get(name, {})))
+      yield from ((name, rare if name == largest else 1 - rare) for name in names)
+    elif instruction.opcode == 'while':
+      turns = _TURNS.search(instruction.rest)
+      yield from ((name, int(turns.group(1)) if turns else 1)
+                  for name in _CALLED.findall(instruction.rest))
+    elif instruction.opcode in ('call', 'async-start'):
+      yield from ((name, 1) for name in _CALLED.findall(instruction.rest))
 
   def products(self, instruction: Instruction) -> Iterator[Instruction]:
     """The dots and convolutions of a kernel."""
@@ -112,20 +127,6 @@ class _Module:
       return 0
     return sum(self.moved(inner) for name in _CALLED.findall(instruction.rest)
                for inner in self.computations.get(name, {}).values())
-
-
-def _inner(instruction: Instruction, rare: float) -> Iterator[tuple[str, float]]:
-  """Computations that an instruction executes, and how often."""
-  if instruction.opcode == 'conditional':
-    names = [name.strip(' %') for group in _BRANCHES.findall(instruction.rest)
-             for name in group.split(',')]
-    yield from ((name, rare) for name in names or _CALLED.findall(instruction.rest))
-  elif instruction.opcode == 'while':
-    turns = _TURNS.search(instruction.rest)
-    yield from ((name, int(turns.group(1)) if turns else 1)
-                for name in _CALLED.findall(instruction.rest))
-  elif instruction.opcode in ('call', 'async-start'):
-    yield from ((name, 1) for name in _CALLED.findall(instruction.rest))
 
 
 def _target(instruction: Instruction) -> str:
@@ -155,7 +156,7 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
 
   Args:
     text: HLO of the compiled step.
-    rare: share of the steps in which the branches of its conditions run: 1 / interval of R1.
+    rare: share of the steps in which the larger branch of a condition runs: 1 / interval of R1.
 
   Returns:
     One entry for each kernel of the step.

@@ -26,7 +26,8 @@ def phase(kernel: Kernel) -> str:
 
 def direction(kernel: Kernel) -> str:
   """'backward' for what JAX has transposed, else 'forward'."""
-  return 'backward' if 'transpose(' in kernel.op_name else 'forward'
+  # 'transpose()' is the adjoint of a convolution, which the forward pass has too.
+  return 'backward' if re.search(r'transpose\((?!\))', kernel.op_name) else 'forward'
 
 
 def part(kernel: Kernel) -> str:
@@ -101,9 +102,9 @@ def lines(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def _names(op_name: str) -> list[str]:
   """The parts of a path that are neither functions nor transformations of JAX nor a phase."""
-  inside = re.sub(r'^jit\([^/]*\)/', '', op_name)
-  return [name for name in inside.split('/')
-          if name and not _WRAPPER.match(name) and name not in _PHASES]
+  # What a remat computes again has its whole path twice.
+  inside = re.split(rf"(?:^|/)(?:{'|'.join(_PHASES)})/", re.sub(r'^jit\([^/]*\)/', '', op_name))[-1]
+  return [name for name in inside.split('/') if name and not _WRAPPER.match(name)]
 
 
 def _shapes(arrays: Iterable[tuple[str, tuple[int, ...]]]) -> str:

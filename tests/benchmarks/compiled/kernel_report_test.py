@@ -23,6 +23,15 @@ def test_a_name_tells_phase_part_direction_and_layer():
   assert kernel_report.layer(backward) == 'synthesis/dec/block_256/conv0/mul'
 
 
+def test_names_of_what_is_computed_again_and_of_adjoints():
+  again = _kernel('jit(step)/Gmain/transpose(jvp(Generator.synthesize))/synthesis/dec/Gmain/jvp('
+                  'Generator.synthesize)/synthesis/dec/checkpoint/block_256/conv1/mul')
+  assert kernel_report.direction(again) == 'backward' and kernel_report.phase(again) == 'Gmain'
+  assert kernel_report.layer(again) == 'synthesis/dec/block_256/conv1/mul'
+  adjoint = _kernel('jit(step)/Dmain/jvp(Generator.synthesize)/synthesis/dec/transpose()/conv')
+  assert kernel_report.direction(adjoint) == 'forward'
+
+
 def test_kinds_of_kernels():
   assert kernel_report.kind(_kernel('', target='__cudnn$convForward')) == 'convolution'
   assert kernel_report.kind(_kernel('', flops=2)) == 'matmul'
