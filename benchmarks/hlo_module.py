@@ -44,14 +44,28 @@ class Module:
     """Instructions outside of fusions, and how often each is executed.
 
     Args:
-      rare: share of the executions in which the branches of a condition run.
+      rare: share of the executions in which the larger branch of a condition runs.
     """
     waiting = [(self.entry, 1.0)]
     while waiting:
       computation, times = waiting.pop()
       for instruction in self.computations.get(computation, {}).values():
         yield instruction, times
-        waiting += [(name, times * factor) for name, factor in _entered(instruction, rare)]
+        waiting += [(name, times * factor) for name, factor in self._entered(instruction, rare)]
+
+  def _entered(self, instruction: Instruction, rare: float) -> Iterator[tuple[str, float]]:
+    """Computations that an instruction executes, and how often."""
+    if instruction.opcode == 'conditional':
+      names = [name.strip(' %') for group in _BRANCHES.findall(instruction.rest)
+               for name in group.split(',')] or called(instruction)
+      # The larger branch is the rare one; the other may copy what it returns.
+      largest = max(names, key=lambda name: len(self.computations.get(name, {})))
+      yield from ((name, rare if name == largest else 1 - rare) for name in names)
+    elif instruction.opcode == 'while':
+      turns = _TURNS.search(instruction.rest)
+      yield from ((name, int(turns.group(1)) if turns else 1) for name in called(instruction))
+    elif instruction.opcode in ('call', 'async-start'):
+      yield from ((name, 1) for name in called(instruction))
 
 
 def called(instruction: Instruction) -> list[str]:
@@ -63,16 +77,3 @@ def target(instruction: Instruction) -> str:
   """What a custom call calls, or ''."""
   found = _TARGET.search(instruction.rest)
   return found.group(1) if found else ''
-
-
-def _entered(instruction: Instruction, rare: float) -> Iterator[tuple[str, float]]:
-  """Computations that an instruction executes, and how often."""
-  if instruction.opcode == 'conditional':
-    names = [name.strip(' %') for group in _BRANCHES.findall(instruction.rest)
-             for name in group.split(',')]
-    yield from ((name, rare) for name in names or called(instruction))
-  elif instruction.opcode == 'while':
-    turns = _TURNS.search(instruction.rest)
-    yield from ((name, int(turns.group(1)) if turns else 1) for name in called(instruction))
-  elif instruction.opcode in ('call', 'async-start'):
-    yield from ((name, 1) for name in called(instruction))

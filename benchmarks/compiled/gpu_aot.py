@@ -2,19 +2,23 @@
 
   python -m benchmarks.compiled.gpu_aot --target=h100
   python -m benchmarks.compiled.gpu_aot --target=a100 --remat --batch=32 --devices=1 --devices=4
-  python -m benchmarks.compiled.gpu_aot --target=t4 --batch=8
+  python -m benchmarks.compiled.gpu_aot --target=t4 --batch=8 --largest=20
+  python -m benchmarks.compiled.gpu_aot --target=h100 --batch=8 --programs=generator
 
 Searches the largest batch of a card, and compiles that on every number of cards in
-`--devices`. Nothing runs: memory and operations are the compiler's, seconds are bounds that no
+`--devices`. `--programs` compiles a network with its gradient alone instead, in a minute, to try
+a change. Nothing runs: memory and operations are the compiler's, seconds are bounds that no
 card reaches. The compiler leaves out the workspaces of cuDNN, so memory is a lower bound, of
 which `--reserve` keeps a share free.
 
 The last line is JSON: bytes per card, the largest batches, convolutions in and outside of
-cuDNN, operations, bytes moved, collectives by kind, seconds to compile. Needs the extra
+cuDNN, operations, bytes moved, in all and by part of the networks, the kernels that move most,
+collectives by kind, seconds to compile. Needs the extra
 `gpu-aot`; a full step takes about three minutes of one core to compile.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -25,7 +29,7 @@ import jax
 
 from benchmarks import abstract_step, analytic, hlo_text
 from benchmarks.abstract_step import Case
-from benchmarks.compiled import batch_search, gpu_hlo, gpu_target
+from benchmarks.compiled import batch_search, gpu_hlo, gpu_target, kernel_report
 from benchmarks.compiled.gpu_hlo import Kernel
 from benchmarks.compiled.gpu_target import Target
 from mat_jax.errors import UserError, exit_on_user_error
@@ -50,31 +54,48 @@ _RESERVE = flags.DEFINE_float('reserve', 0.1, 'Share of the memory left for work
     flag_values=_FLAGS)
 _WIDTH = flags.DEFINE_float('width', 1.0, 'Channel multiplier; 1 is the published network.',
     flag_values=_FLAGS)
+_PROGRAMS = flags.DEFINE_multi_enum(
+    'programs', ['step'], ['step', 'generator', 'discriminator'], 'The training step, or a network '
+    'with its gradient, which needs --batch; give it several times for several.',
+    flag_values=_FLAGS)
+_LARGEST = flags.DEFINE_integer('largest', 0, 'Kernels to list, those that move most first.',
+    lower_bound=0, flag_values=_FLAGS)
+_HLO = flags.DEFINE_string('hlo', '', 'Folder for the HLO text of the compiled functions.',
+    flag_values=_FLAGS)
 
 _CARDS = (16e9, 40e9, 80e9)  # bytes of the cards that batches are estimated for
+_SMALL = 0.1  # GB of a part that is not printed
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A compiled step.
+  """A compiled step, or a network with its gradient.
 
   Attributes:
+    name: 'step', 'generator' or 'discriminator'.
     made: what it was made of.
     text: its HLO.
     peak: bytes per card, without cuDNN's workspaces.
     seconds: to compile, of processor time and of the clock.
   """
 
+  name: str
   made: abstract_step.AbstractStep
   text: str
   peak: int
   seconds: tuple[float, float]
 
 
-def compile_step(target: Target, case: Case, devices: int) -> Program:
-  """The full step of training of a case, R1 and all, for cards of a target."""
+def lowerable(made: abstract_step.AbstractStep, name: str) -> abstract_step.Program:
+  """The program of a name in `--programs`."""
+  return {'step': made.step, 'generator': made.generator_gradient,
+          'discriminator': made.discriminator_gradient}[name]()
+
+
+def compile_program(target: Target, case: Case, devices: int, name: str = 'step') -> Program:
+  """The full step of training of a case, R1 and all, or a network, for cards of a target."""
   made = abstract_step.make(case, gpu_target.mesh(target, devices))
-  function, arguments = made.step()
+  function, arguments = lowerable(made, name)
   begun = _clocks()
   compiled = function.lower(*arguments).compile()
   ended = _clocks()
@@ -83,9 +104,14 @@ def compile_step(target: Target, case: Case, devices: int) -> Program:
   assert memory is not None and text is not None
   peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
           - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
-  print(f'batch {case.batch_size} on {devices}: {peak / 2**30:.2f} GiB per card, compiled in '
-        f'{seconds[0]:.0f} s of processor time', flush=True)
-  return Program(made, text, peak, seconds)
+  print(f'{name}, batch {case.batch_size} on {devices}: {peak / 2**30:.2f} GiB per card, compiled '
+        f'in {seconds[0]:.0f} s of processor time', flush=True)
+  if _HLO.value:
+    os.makedirs(_HLO.value, exist_ok=True)
+    with open(os.path.join(_HLO.value, f'{name}-{case.batch_size}-{devices}.txt'), 'w',
+              encoding='utf-8') as file:
+      file.write(text)
+  return Program(name, made, text, peak, seconds)
 
 
 def _clocks() -> tuple[float, float]:
@@ -103,9 +129,12 @@ def chosen_dtype(target: Target, name: str | None) -> str:
   return name or 'float16'
 
 
-def analytic_flops(case: Case) -> tuple[float, float]:
-  """Operations that a step needs on average, and those of one R1; see `benchmarks.analytic`."""
+def analytic_flops(case: Case, name: str = 'step') -> tuple[float, float]:
+  """Operations that a program needs on average, and those of one R1; see `benchmarks.analytic`."""
   made = abstract_step.make(dataclasses.replace(case, remat=False, microbatch=None))
+  if name != 'step':
+    function, arguments = lowerable(made, name)
+    return analytic.flops(function, *arguments), 0.0
   function, arguments = made.main_step()
   regularizer, its_arguments = made.regularizer()
   once = analytic.flops(regularizer, *its_arguments)
@@ -127,17 +156,18 @@ def report_convolutions(kernels: list[Kernel]) -> dict[str, int]:
 
 def report_program(target: Target, case: Case, program: Program,
                    devices: int) -> dict[str, Any]:
-  """The figures of a compiled step, per card."""
+  """The figures of a compiled program, per card."""
   images = case.batch_size // devices
   settings = program.made.settings
   kernels = gpu_hlo.kernels(program.text, 1 / settings.r1_interval)
-  needed, of_r1 = analytic_flops(dataclasses.replace(case, batch_size=images))
+  needed, of_r1 = analytic_flops(dataclasses.replace(case, batch_size=images), program.name)
   rare = of_r1 / settings.r1_interval
   activations = {'bfloat16': 'bf16', 'float16': 'f16', 'float32': 'f32'}[case.dtype]
   floor = (needed - rare) / target.peaks[activations] + rare / target.peaks['f32']
   to_kimg = 1000 / images
   return {
-      'devices': devices, 'batch_per_card': images, 'bytes_per_card': program.peak,
+      'program': program.name, 'devices': devices, 'batch_per_card': images,
+      'bytes_per_card': program.peak,
       'compile_cpu_s': round(program.seconds[0]), 'compile_s': round(program.seconds[1]),
       'convolutions': report_convolutions(kernels),
       'tflop': {'analytic': needed / 1e12,
@@ -150,7 +180,9 @@ def report_program(target: Target, case: Case, program: Program,
           'kernels_at_limits': gpu_hlo.seconds(
               kernels, target.peaks, target.bandwidth) * to_kimg},
       'collectives': hlo_text.collectives(program.text),
-      'gradient_bytes': program.made.gradient_bytes()}
+      'gradient_bytes': program.made.gradient_bytes(),
+      'budget': kernel_report.budget(kernels),
+      'largest': kernel_report.largest(kernels, _LARGEST.value)}
 
 
 def batches_of_cards(known: dict[int, int], reserve: float) -> dict[str, int]:
@@ -164,7 +196,7 @@ def search(target: Target, case: Case, budget: int) -> tuple[int, dict[int, int]
   programs: dict[int, Program] = {}
 
   def peak(batch: int) -> int:
-    programs[batch] = compile_step(target, dataclasses.replace(case, batch_size=batch), 1)
+    programs[batch] = compile_program(target, dataclasses.replace(case, batch_size=batch), 1)
     return programs[batch].peak
 
   batch, known = batch_search.largest(peak, budget, _FIRST.value)
@@ -178,6 +210,8 @@ def rounded(value: Any) -> Any:
   """Numbers with four digits, as the bounds are no better than that."""
   if isinstance(value, dict):
     return {key: rounded(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [rounded(item) for item in value]
   return float(f'{value:.4g}') if isinstance(value, float) else value
 
 
@@ -188,7 +222,13 @@ def describe(report: dict[str, Any], target: Target) -> str:
   collectives = ', '.join(
       f"{kind} {found['bytes'] / 1e6:.1f} MB in {found['count']}"
       for kind, found in report['collectives'].items()) or 'none'
-  return f'''{report['devices']} x {target.name.upper()}, {report['batch_per_card']} images each:
+  parts = '\n'.join(
+      f"{'':14}{row['gb']:6.2f} GB, {row['gb_elementwise']:6.2f} of them elementwise: "
+      f"{' '.join(filter(None, (row['phase'], row['part'], row['direction'])))}"
+      for row in report['budget'] if row['gb'] >= _SMALL)
+  listed = ''.join('\n' + line for line in kernel_report.lines(report['largest']))
+  return f'''{report['program']}, {report['devices']} x {target.name.upper()}, \
+{report['batch_per_card']} images each:
   memory      {report['bytes_per_card'] / 2**30:.2f} of {target.memory / 2**30:.2f} GiB, a lower \
 bound: workspaces of cuDNN come on top
   cuDNN       {convolutions['cudnn']} convolutions, {convolutions['outside_cudnn']} outside, \
@@ -196,9 +236,11 @@ bound: workspaces of cuDNN come on top
   operations  {flop['compiled']:.2f} TFLOP, the analytic count is {flop['analytic']:.2f}
   traffic     {report['gb_moved']:.1f} GB, of it transposed or copied maps \
 {report['gb_transposed_or_copied']:.1f}
+{parts}
   bounds      {bounds['products_at_peak']:.2f} s/kimg with all convolutions at NVIDIA's peak, \
 {bounds['kernels_at_limits']:.2f} with each kernel at its own limit; neither is a measurement
-  collectives {collectives}; one copy of the gradients {report['gradient_bytes'] / 1e6:.1f} MB'''
+  collectives {collectives}; one copy of the gradients {report['gradient_bytes'] / 1e6:.1f} MB\
+{listed}'''
 
 
 def run() -> dict[str, Any]:
@@ -209,19 +251,22 @@ def run() -> dict[str, Any]:
               width=_WIDTH.value)
   report = {'jax': jax.__version__, 'target': target.name, 'dtype': dtype,
             'resolution': case.resolution, 'remat': case.remat, 'width': case.width}
-  batch, program = _BATCH.value, None
-  programs: list[dict[str, Any]] = []
+  batch, searched = _BATCH.value, None
   if batch is None:
+    if _PROGRAMS.value != ['step']:
+      raise UserError('only a step has a largest batch; give --batch with --programs')
     if len(set(_FIRST.value)) < 2:
       raise UserError('--first names one batch; give two, such as --first=4 --first=8')
     budget = int(target.memory * (1 - _RESERVE.value))
-    batch, known, program = search(target, case, budget)
+    batch, known, searched = search(target, case, budget)
     report |= {'largest_batch': batch, 'reserve': _RESERVE.value,
                'bytes_by_batch': known, 'estimated_batches': batches_of_cards(
                    known, _RESERVE.value)}
-  for devices in _DEVICES.value:
+  programs: list[dict[str, Any]] = []
+  for devices, name in itertools.product(_DEVICES.value, _PROGRAMS.value):
     whole = dataclasses.replace(case, batch_size=batch * devices)
-    found = program if devices == 1 and program else compile_step(target, whole, devices)
+    found = (searched if devices == 1 and searched
+             else compile_program(target, whole, devices, name))
     programs.append(rounded(report_program(target, whole, found, devices)))
     print(describe(programs[-1], target), flush=True)
   return {**report, 'programs': programs}

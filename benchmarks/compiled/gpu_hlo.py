@@ -18,6 +18,7 @@ _WINDOW = re.compile(r'window=\{size=([\dx]+)')
 _LABELS = re.compile(r'dim_labels=(\w+)_(\w+)->(\w+)')
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[")(\d+)')
 _LARGE = 1 << 20  # bytes of what counts as a map
+Array = tuple[str, tuple[int, ...]]  # HLO dtype and shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Kernel:
     bytes: of operands and results.
     moved: bytes of the maps (from 1 MiB) that it transposes or copies.
     own_convolution: whether it is or contains a convolution outside of cuDNN.
+    results: dtypes and shapes.
+    operands: likewise.
   """
 
   opcode: str
@@ -45,6 +48,8 @@ class Kernel:
   bytes: int
   moved: int
   own_convolution: bool
+  results: tuple[Array, ...] = ()
+  operands: tuple[Array, ...] = ()
 
   @property
   def is_cudnn(self) -> bool:
@@ -97,7 +102,7 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
 
   Args:
     text: HLO of the compiled step.
-    rare: share of the steps in which the branches of its conditions run: 1 / interval of R1.
+    rare: share of the steps in which the larger branch of a condition runs: 1 / interval of R1.
 
   Returns:
     One entry for each kernel of the step.
@@ -109,14 +114,16 @@ def kernels(text: str, rare: float = 1.0) -> list[Kernel]:
     flops, dtype = 0, instruction.arrays[0][0] if instruction.arrays else ''
     products = list(_products(module, instruction))
     for product in products:
-      operands = module.operands(product)
-      if more := _flops(product, operands):
-        flops, dtype = flops + more, operands[0].arrays[0][0]
-    size = instruction.bytes + sum(operand.bytes for operand in module.operands(instruction))
+      factors = module.operands(product)
+      if more := _flops(product, factors):
+        flops, dtype = flops + more, factors[0].arrays[0][0]
+    operands = module.operands(instruction)
+    size = instruction.bytes + sum(operand.bytes for operand in operands)
     found.append(Kernel(
         instruction.opcode, hlo_module.target(instruction), instruction.op_name, times, dtype,
         flops, size, _moved(module, instruction),
-        any(product.opcode == 'convolution' for product in products)))
+        any(product.opcode == 'convolution' for product in products), instruction.arrays,
+        tuple(array for operand in operands for array in operand.arrays)))
   return found
 
 

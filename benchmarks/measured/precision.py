@@ -4,7 +4,7 @@
   python -m benchmarks.measured.precision --dtypes=float32,float16 --steps=400 --resolution=64
 
 The model of configs/tiny.py learns the sample portraits, each dtype from the same weights, images
-and random inputs, with the implementations of the heavy operations for GPUs. Losses are averaged
+and random inputs, with the compact implementations of the heavy operations. Losses are averaged
 over windows of steps; the deviation of a curve is the largest of its windows, relative to float32.
 The last line is JSON; `tests/training/precision_test.py` allows 0.05.
 """

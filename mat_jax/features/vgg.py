@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from mat_jax.features import lean_derivatives
+
 Params = Mapping[str, Mapping[str, jax.Array]]
 
 # Convolutions in each of the five blocks; 2x2 max pooling lies between blocks.
@@ -81,7 +83,7 @@ def imagenet_normalize(x: jax.Array) -> jax.Array:
 
 
 def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], network: str,
-                 dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+                 dtype: Any = jnp.float32, lean: bool = False) -> dict[str, jax.Array]:
   """Activations of the requested layers; nothing after the last one is computed.
 
   Args:
@@ -93,6 +95,8 @@ def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], netwo
     layers: names such as 'conv4_4' (before the ReLU) and 'relu5_3' (after).
     network: 'vgg16' or 'vgg19'.
     dtype: dtype of the computation and of the result.
+    lean: takes the derivatives of ReLU and pooling from as few maps as there can be, for GPUs
+      (`lean_derivatives`).
 
   Returns:
     Layer name -> [N, H / 2^(block - 1), W / 2^(block - 1), C], sides rounded down.
@@ -105,16 +109,18 @@ def vgg_features(params: Params, images: jax.Array, layers: Iterable[str], netwo
   if unknown := pending - {*convs, *(_relu_name(conv) for conv in convs)}:
     raise ValueError(f'{network} has no layers {sorted(unknown)}')
   features = {}
+  relu, max_pool = ((lean_derivatives.relu, lean_derivatives.max_pool) if lean
+                    else (jax.nn.relu, _max_pool))
   x = images.astype(dtype)
   for conv in convs:
     if not pending:
       break
     if conv.endswith('_1') and conv != 'conv1_1':
-      x = _max_pool(x)
+      x = max_pool(x)
     x = _conv(params[conv], x, dtype)
     if conv in pending:
       features[conv] = x
-    x = jax.nn.relu(x)
+    x = relu(x)
     if _relu_name(conv) in pending:
       features[_relu_name(conv)] = x
     pending -= features.keys()

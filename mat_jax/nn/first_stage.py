@@ -51,7 +51,8 @@ class FirstStage(nn.Module):
     """
     x, valid, skips = self._encode(image, mask)
     x, style = self._transform(x, valid, ws, keep_mask)
-    rgb, block = None, self.implementation.block(SynthesisBlock, static_argnums=(4,))
+    rgb, block = None, self.implementation.block(
+        SynthesisBlock, static_argnums=(4,), modulated=True)
     for i, skip in enumerate(reversed(skips)):
       side = self.resolution >> (len(skips) - 1 - i)
       x, rgb = block(x.shape[-1], side, False, self.implementation, name=f'dec_conv_{i}')(

@@ -87,7 +87,7 @@ class Decoder(nn.Module):
     global_style = global_style.astype(ws.dtype)
     styles = [jnp.concatenate([ws[:, i], global_style], axis=-1) for i in range(ws.shape[1])]
     lowest = self.implementation.block(LowestBlock, static_argnums=(2,))
-    block = self.implementation.block(SynthesisBlock, static_argnums=(4,))
+    block = self.implementation.block(SynthesisBlock, static_argnums=(4,), modulated=True)
     x, rgb = lowest(channels(LATENT_SIDE, self.width), self.implementation,
                     name=f'block_{LATENT_SIDE}')(
                         maps[LATENT_SIDE], (styles[0], styles[1]), noise_mode)

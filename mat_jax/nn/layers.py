@@ -122,6 +122,15 @@ def equalized_gain(kernel: tuple[int, ...]) -> float:
   return 1.0 / math.sqrt(math.prod(kernel[:3]))
 
 
+def _place_gain(kernel: jax.Array, gain: float,
+                implementation: Implementation) -> tuple[jax.Array, float]:
+  """A kernel, and the factor that is left for the result of its convolution or matmul."""
+  # In float16 the kernel's gradient, larger without the factor, would overflow sooner.
+  if implementation.equalized == 'results' or implementation.dtype == jnp.float16:
+    return kernel, gain
+  return kernel * gain, 1.0
+
+
 class FullyConnected(nn.Module):
   """Equalised dense layer: act(x @ (kernel * m / sqrt(in)) + bias * m).
 
@@ -144,7 +153,9 @@ class FullyConnected(nn.Module):
     """[..., in] -> [..., features]."""
     dtype = self.implementation.dtype
     kernel, bias, gain = self._weights(x.shape[-1])
-    y = gain * upcast(self._product(x.astype(dtype), kernel.astype(dtype)))
+    kernel, gain = _place_gain(kernel, gain, self.implementation)
+    y = upcast(self._product(x.astype(dtype), kernel.astype(dtype)))
+    y = y if gain == 1.0 else gain * y
     return activate(y + bias.astype(y.dtype), self.activation, dtype=dtype)
 
   def _weights(self, inputs: int) -> tuple[jax.Array, jax.Array, float]:
@@ -202,15 +213,16 @@ class Conv2d(nn.Module):
     dtype = self.implementation.dtype
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
+    kernel, gain = _place_gain(kernel, equalized_gain(shape), self.implementation)
     if self.folded:
       # Folding an image would copy it to another layout.
       x = x.astype(dtype) if x.shape[-1] <= 4 else folded.fold(x.astype(dtype))
-      y = folded.resample_conv(x, kernel, self.down)
+      y = upcast(folded.resample_conv(x, kernel, self.down))
     else:
-      y = resample.resample_conv(
+      y = upcast(resample.resample_conv(
           x.astype(dtype), kernel.astype(dtype), self.up, self.down,
-          implementation=self.implementation)
-    y = upcast(y) * equalized_gain(shape)
+          implementation=self.implementation))
+    y = y if gain == 1.0 else y * gain
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       if y.shape[-1] != self.features:  # It is folded.

@@ -119,8 +119,8 @@ def projected_from_config(config: ml_collections.ConfigDict) -> ProjectedDiscrim
 
 
 def _implementation(implementations: str, remat: bool) -> Implementation:
-  if implementations not in ('auto', 'cpu', 'gpu', 'tpu'):
-    raise UserError(f"implementations is {implementations!r}; choose 'auto', 'cpu', 'gpu' or "
-                    "'tpu'")
+  if implementations not in ('auto', 'cpu', 'gpu', 'tpu', 'compact'):
+    raise UserError(f"implementations is {implementations!r}; choose 'auto', 'cpu', 'gpu', 'tpu' "
+                    "or 'compact'")
   platform = None if implementations == 'auto' else implementations
   return dataclasses.replace(for_platform(platform=platform), remat=remat)

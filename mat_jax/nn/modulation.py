@@ -8,13 +8,14 @@ import math
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
 from mat_jax.nn.layers import FullyConnected, equalized_gain
-from mat_jax.ops import float16, resample
+from mat_jax.ops import float16, lean, resample
 from mat_jax.ops.float16 import upcast
-from mat_jax.ops.implementation import PORTABLE, Implementation
+from mat_jax.ops.implementation import OPERAND, PORTABLE, Implementation
 
 
 class ModulatedConv2d(nn.Module):
@@ -38,9 +39,14 @@ class ModulatedConv2d(nn.Module):
   up: int = 1
   implementation: Implementation = PORTABLE
 
-  @nn.compact
   def __call__(self, x: jax.Array, style: jax.Array) -> jax.Array:
     """[N, H, W, in], [N, S] -> [N, H * up, W * up, features]; from float16 to float32."""
+    y, factor = self.unfinished(x, style)
+    return y if factor is None else y * factor.astype(y.dtype)[:, None, None, :]
+
+  @nn.compact
+  def unfinished(self, x: jax.Array, style: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The result but for its last step, a factor [N, features] on it, if any."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     scale = self._styles(style, x.shape[-1]) * equalized_gain(shape)
     kernel = self.param('kernel', self.implementation.normal(1.0), shape)
@@ -53,7 +59,7 @@ class ModulatedConv2d(nn.Module):
       power = sum(jnp.square(kernel[i, j]) for i in range(shape[0]) for j in range(shape[1]))
       norm = jax.lax.rsqrt(jnp.square(scale.astype(jnp.float32)) @ power + 1e-8)
       factor = norm if factor is None else factor * norm
-    return y if factor is None else y * factor.astype(y.dtype)[:, None, None, :]
+    return y, factor
 
   @property
   def _is_float16(self) -> bool:
@@ -76,8 +82,11 @@ class ModulatedConv2d(nn.Module):
       # A small kernel per image avoids a scaled copy of the map. (On a TPU the scaling is fused
       # into the convolution, and this would change the layout of the map.)
       kernels = kernel[0, 0] * scale[:, :, None]
+      if self.implementation.has_lean_modulation:
+        return lean.mix(checkpoint_name(x, OPERAND), kernels.astype(jnp.float32))
       return jnp.einsum('nhwi,nio->nhwo', x, kernels.astype(dtype))
-    scaled = (upcast(x) * scale[:, None, None, :]).astype(dtype)
+    scaled = (lean.scale(x, scale.astype(jnp.float32)) if self.implementation.has_lean_modulation
+              else (upcast(x) * scale[:, None, None, :]).astype(dtype))
     return resample.resample_conv(
         scaled, kernel.astype(dtype), up=self.up, implementation=self.implementation)
 
@@ -116,8 +125,11 @@ class StyleConv(nn.Module):
         'const' (the stored map, [H * up, W * up], or one per image with N in front)
         or 'none'.
     """
-    y = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation,
-                        name='conv')(x, style)
+    conv = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation,
+                           name='conv')
+    if self.implementation.has_lean_modulation:
+      return self._finish(*conv.unfinished(x, style), noise_mode)
+    y = conv(x, style)
     if self.use_noise:
       y = self._add_noise(y, noise_mode)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -129,25 +141,38 @@ class StyleConv(nn.Module):
     y = jnp.where(y > 0.0, y, 0.2 * y) * math.sqrt(2.0)
     return jax.lax.clamp(-float16.LIMIT, y, float16.LIMIT).astype(jnp.float16)
 
+  @nn.nowrap
+  def _finish(self, y: jax.Array, factor: jax.Array, noise_mode: str) -> jax.Array:
+    """Demodulation, noise, bias and activation of `mat_jax.ops.lean`."""
+    strength, noise = (self._noise(y.shape, noise_mode) if self.use_noise
+                       else (jnp.float32(0.0), None))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return lean.finish(y, factor.astype(jnp.float32), strength, noise, bias)
+
+  @nn.nowrap
   def _add_noise(self, y: jax.Array, noise_mode: str) -> jax.Array:
-    n, h, w, _ = y.shape
+    strength, noise = self._noise(y.shape, noise_mode)
+    return y if noise is None else y + (strength * noise).astype(y.dtype)
+
+  @nn.nowrap
+  def _noise(self, shape: tuple[int, ...], noise_mode: str) -> tuple[jax.Array, jax.Array | None]:
+    """The strength, and the noise map [N or 1, H, W, 1] or None."""
+    n, h, w, _ = shape
     strength = self.param('noise_strength', nn.initializers.zeros, ())
     stored = self.variable(
         'buffers', 'noise_const',
         lambda: self.implementation.normal(1.0)(self.make_rng('params'), (self.resolution,) * 2))
     if noise_mode == 'none':
-      return y
+      return strength, None
     if noise_mode == 'const':
       if (h, w) != stored.value.shape[-2:]:
         raise ValueError(
             f'constant noise is stored for {stored.value.shape}, the map is {(h, w)}; '
             "use noise_mode='random' or 'none' on other sizes")
-      noise = stored.value.reshape(-1, h, w, 1)
-    elif noise_mode == 'random':
-      noise = jax.random.normal(self.make_rng('noise'), (n, h, w, 1))
-    else:
-      raise ValueError(f"noise_mode is {noise_mode!r}, not 'random', 'const' or 'none'")
-    return y + (strength * noise).astype(y.dtype)
+      return strength, stored.value.reshape(-1, h, w, 1)
+    if noise_mode == 'random':
+      return strength, jax.random.normal(self.make_rng('noise'), (n, h, w, 1))
+    raise ValueError(f"noise_mode is {noise_mode!r}, not 'random', 'const' or 'none'")
 
 
 class ToRGB(nn.Module):

@@ -8,10 +8,12 @@ from typing import cast
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 
-from mat_jax.ops.implementation import PORTABLE, Implementation
+from mat_jax.ops import lean
+from mat_jax.ops.implementation import OPERAND, PORTABLE, Implementation
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -60,13 +62,20 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (0, 0),
     return _to_planes(x, kernel[0, 0])
   if implementation.weight_gradient == 'strips':
     return _bilinear(x, kernel, pads)
+  if implementation.is_lean and _is_pointwise(kernel, pads) and x.shape[-1] <= lean.FEW:
+    return lean.from_few(x, kernel[0, 0])
+  x, kernel = checkpoint_name((x, kernel), OPERAND)
   return plain(x, kernel, pads) if implementation.pointwise == 'convolution' else _multiply(
       x, kernel, pads)
 
 
+def _is_pointwise(kernel: jax.Array, padding: Padding) -> bool:
+  return kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0))
+
+
 def _multiply(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
   """A convolution; a 1x1 kernel without padding is computed as a matmul."""
-  if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+  if _is_pointwise(kernel, padding):
     return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
   return plain(x, kernel, padding)
 

@@ -12,9 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
-from mat_jax.ops import convolution, strided
+from mat_jax.ops import convolution, fir_taps, strided
 from mat_jax.ops.float16 import upcast
-from mat_jax.ops.implementation import CONVOLUTION, PORTABLE, Implementation
+from mat_jax.ops.implementation import CONVOLUTION, OPERAND, PORTABLE, Implementation
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -60,19 +60,28 @@ def _filter_axis(x: jax.Array, axis: int, padding: tuple[int, int], stride: int)
   return (shifted[0] + shifted[3]) + 3.0 * (shifted[1] + shifted[2])
 
 
-def blur(x: jax.Array, padding: tuple[int, int], down: int = 1,
+def blur(x: jax.Array, padding: tuple[int, int], down: int = 1, gain: float = 1.0,
          implementation: Implementation = PORTABLE) -> jax.Array:
   """The low-pass filter, keeping every `down`-th pixel.
 
   Args:
     x: [N, H, W, C].
-    padding: zeros (before, after) each spatial axis.
+    padding: zeros (before, after) each spatial axis; (1, 1) with `down` 2.
     down: subsampling factor.
+    gain: a factor on the result.
     implementation: of the heavy operations.
 
   Returns:
     [N, (H + padding - 4) // down + 1, ..., C].
   """
+  if implementation.fir == 'taps':
+    return fir_taps.downsample(x, gain) if down == 2 else fir_taps.blur(x, padding, gain)
+  y = _blur(x, padding, down, implementation)
+  return y if gain == 1.0 else y * gain
+
+
+def _blur(x: jax.Array, padding: tuple[int, int], down: int,
+          implementation: Implementation) -> jax.Array:
   if implementation.fir == 'depthwise':
     return upfirdn(x, fir_filter(), down=down, padding=padding)
   if x.dtype == jnp.float16:  # The unscaled sums, 64 times the map, could overflow.
@@ -104,6 +113,8 @@ def _upsample_axis(x: jax.Array, axis: int) -> jax.Array:
 def upsample(x: jax.Array, implementation: Implementation = PORTABLE) -> jax.Array:
   """2x upsampling with the FIR filter (padding (2, 1), gain 4): [N, 2H, 2W, C]."""
   # A convolution would put the batch of an image of three channels into the TPU's 128 lanes.
+  if implementation.fir == 'taps':
+    return fir_taps.upsample(x)
   if implementation.fir == 'depthwise' and x.shape[-1] > 4:
     return upfirdn(x, fir_filter(), up=2, padding=(2, 1), gain=4.0)
   return _upsample_axis(_upsample_axis(x, 1), 2) * (1.0 / 16.0)
@@ -146,11 +157,12 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
   if fir is None and implementation.upsample_conv == 'sub_kernels':
     return _upsample_conv_sub_kernels(x, kernel, implementation)
   if implementation.upsample_conv == 'adjoint':
+    x, kernel = checkpoint_name((x, kernel), OPERAND)
     x = strided.transposed(x, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
   else:
     x = convolution.plain(x, kernel, ((2, 2), (2, 2)), dilation=2)
   if fir is None:
-    return blur(x, (1, 1), implementation=implementation) * 4.0
+    return blur(x, (1, 1), gain=4.0, implementation=implementation)
   return upfirdn(x, fir, padding=(1, 1), gain=4.0)
 
 
@@ -197,7 +209,7 @@ def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
                      implementation: Implementation) -> jax.Array:
   pad, down = ((1, 1), 2) if kernel.shape[0] == 1 else ((2, 2), 1)
   if fir is None:
-    x = blur(x, pad, down, implementation)
+    x = blur(x, pad, down, implementation=implementation)
   else:
     x = upfirdn(x, fir, down=down, padding=pad)
   if kernel.shape[0] == 1:
@@ -205,6 +217,7 @@ def _downsample_conv(x: jax.Array, kernel: jax.Array, fir: np.ndarray | None,
   if implementation.downsample_conv == 'polyphase':
     return _strided_conv_polyphase(x, kernel, implementation)
   if implementation.downsample_conv == 'adjoint':
+    x, kernel = checkpoint_name((x, kernel), OPERAND)
     return strided.strided(x, kernel)
   return convolution.plain(x, kernel, ((0, 0), (0, 0)), stride=2)
 

@@ -18,6 +18,7 @@ from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.nn.projected import ProjectedDiscriminator
 from mat_jax.nn.sizes import num_ws
+from mat_jax.ops.implementation import for_platform
 from mat_jax.training import augment, losses
 from mat_jax.training.random_inputs import RandomInputs, with_noise
 from mat_jax.training.settings import Training
@@ -176,9 +177,11 @@ def _features(params: Tree, images: jax.Array, layers: Iterable[str],
               networks: Networks) -> dict[str, jax.Array]:
   if not layers:
     return {}
+  generator = networks.generator
+  implementation = generator.implementation or for_platform()
   return vgg.vgg_features(
-      params, vgg.imagenet_normalize(images), layers, networks.feature_network,
-      networks.generator.dtype)
+      params, vgg.imagenet_normalize(images), layers, networks.feature_network, generator.dtype,
+      lean=implementation.is_lean)
 
 
 def _score_projected(d_params: Tree, features: Tree, images: jax.Array, mask: jax.Array,

@@ -23,7 +23,7 @@ _PATH = ROOT / 'docs' / 'colab.ipynb'
 # The smallest run: two steps of four images, without the losses that take minutes to compile on a
 # CPU; tests/training has those.
 _SMALL = {'CHECKOUT': str(ROOT), 'KIMG': 0.008, 'BATCH_SIZE': 4, 'MORE': ' '.join((
-    '--config.implementations=gpu', '--config.train.adversarial_weight=0',
+    '--config.implementations=compact', '--config.train.adversarial_weight=0',
     '--config.train.adversarial_stage1_weight=0', '--config.train.projected_weight=0',
     '--config.train.lpips_weight=0', '--config.augment.pipeline=', '--config.train.sample_images=2',
     '--config.eval.masks_per_image=2', '--config.eval.lpips=alex'))}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mat_jax.nn import layers, modulation
+from mat_jax.nn import blocks, layers, modulation
 from mat_jax.nn.discriminator import DiscriminatorBlock
 from mat_jax.ops.implementation import PORTABLE, for_platform
 from tests.support import reference
@@ -164,16 +164,46 @@ def test_gradients_of_biases_in_float16_are_summed_in_float32():
 @pytest.mark.parametrize('make', [
     lambda implementation: (modulation.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 4, 4, 3))),
     lambda implementation: (modulation.ToRGB(implementation=implementation), ((2, 4, 4, 6), (2, 5), (2, 2, 2, 3))),
-    lambda implementation: (layers.FullyConnected(7, 'lrelu', implementation=implementation), ((2, 4, 4, 6),))],
-    ids=['image', 'smaller_image', 'fully_connected'])
-def test_forms_of_a_tpu_agree_with_the_portable_ones(make):
+    lambda implementation: (layers.FullyConnected(7, 'lrelu', implementation=implementation), ((2, 4, 4, 6),)),
+    lambda implementation: (modulation.StyleConv(5, 4, implementation=implementation), ((2, 4, 4, 6), (2, 5))),
+    lambda implementation: (modulation.StyleConv(5, 8, 2, False, implementation), ((2, 4, 4, 6), (2, 5))),
+    lambda implementation: (layers.Conv2d(7, 3, down=2, implementation=implementation), ((2, 4, 4, 6),))],
+    ids=['image', 'smaller_image', 'fully_connected', 'modulated', 'modulated_up', 'downsampling'])
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
+def test_forms_of_a_platform_agree_with_the_portable_ones(make, platform):
   def gradients(implementation):
     module, shapes = make(implementation)
     inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
     variables = module.init(jax.random.key(9), *inputs)
+    buffers = {name: variables.pop(name) for name in ('buffers',) if name in variables}
+    # Not 0, as they begin.
+    variables = jax.tree.map(lambda x: x + 0.1, variables)
     return jax.jit(jax.grad(
-        lambda variables, inputs: jnp.sum(jnp.sin(module.apply(variables, *inputs))), (0, 1)))(
-            variables, inputs)
+        lambda variables, inputs: jnp.sum(jnp.sin(module.apply(variables | buffers, *inputs))),
+        (0, 1)))(variables, inputs)
 
-  found, expected = gradients(for_platform(platform='tpu')), gradients(PORTABLE)
+  found, expected = gradients(for_platform(platform=platform)), gradients(PORTABLE)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_a_synthesis_block_for_gpus_is_the_portable_one():
+  # Its convolutions' operands and results are kept, the rest is computed again.
+  shapes = ((2, 4, 4, 6), (2, 4, 4, 3), (2, 8, 8, 5))
+  x, rgb, skip = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+  styles = tuple(jax.random.normal(jax.random.key(10 + i), (2, 7)) for i in range(3))
+
+  def gradients(implementation):
+    block = implementation.block(blocks.SynthesisBlock, static_argnums=(4,), modulated=True)(
+        5, 8, True, implementation)
+    variables = block.init(jax.random.key(9), x, rgb, skip, styles, 'const')
+    params = jax.tree.map(lambda x: x + 0.1, variables.pop('params'))
+
+    def loss(params, x, rgb, skip, styles):
+      y, image = block.apply({'params': params, **variables}, x, rgb, skip, styles, 'const')
+      return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(image))
+
+    return jax.jit(jax.grad(loss, (0, 1, 2, 3, 4)))(params, x, rgb, skip, styles)
+
+  found, expected = gradients(for_platform(platform='gpu')), gradients(PORTABLE)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=2e-5 * np.abs(b).max()), found, expected)

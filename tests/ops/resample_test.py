@@ -12,7 +12,8 @@ from tests.support import reference
 IMPLEMENTATIONS = [
     Implementation(jnp.float32, *fields) for fields in itertools.product(
         ('shifted_adds', 'depthwise'), ('sub_kernels', 'dilated'), ('polyphase', 'strided'),
-        ('strips', 'xla'))] + [for_platform(jnp.float32, 'gpu'), for_platform(jnp.float32, 'tpu')]
+        ('strips', 'xla'))] + [
+            for_platform(jnp.float32, name) for name in ('compact', 'gpu', 'tpu')]
 
 
 def _inputs():
@@ -79,7 +80,7 @@ def test_every_form_is_the_same_function_to_second_order(size, up, down):
       assert reference.relative_error(value, other) <= 2e-5, implementation
 
 
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS[::8])
+@pytest.mark.parametrize('implementation', [*IMPLEMENTATIONS[::8], IMPLEMENTATIONS[-1]])
 def test_upsample_doubles_and_keeps_a_constant(implementation):
   y = resample.upsample(jnp.ones((1, 6, 4, 2)), implementation)
   assert y.shape == (1, 12, 8, 2)

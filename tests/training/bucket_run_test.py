@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 
 _STEPS = 32
 _FIELDS = {
-    'implementations': 'gpu', 'train.batch_size': 4, 'train.total_kimg': _STEPS * 0.004,
+    'implementations': 'compact', 'train.batch_size': 4, 'train.total_kimg': _STEPS * 0.004,
     'train.kimg_per_tick': 0.008, 'train.snapshot_ticks': 2, 'train.sample_images': 2,
     # What is saved and written is the same without a discriminator, but for its arrays' values.
     'train.adversarial_weight': 0.0, 'train.adversarial_stage1_weight': 0.0, 'augment.pipeline': '',

@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 _STEPS = 120
 _KILLS = 10
 _FIELDS = {
-    'implementations': 'gpu', 'train.batch_size': 4, 'train.total_kimg': _STEPS * 0.004,
+    'implementations': 'compact', 'train.batch_size': 4, 'train.total_kimg': _STEPS * 0.004,
     'train.kimg_per_tick': 0.016, 'train.snapshot_ticks': 2, 'train.r1_interval': 4,
     'train.sample_images': 2, 'eval.batch_size': 3, 'eval.masks_per_image': 1,
     'augment.pipeline': 'b', 'augment.kimg': 1.0}

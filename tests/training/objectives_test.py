@@ -25,8 +25,8 @@ def penalty():
 
   def loss(params, batch, key, probability, dtype='float32'):
     config.model.dtype = dtype
-    networks = objectives.Networks(model_config.generator_from_config(config.model, 'gpu'),
-                                   model_config.discriminator_from_config(config.model, 'gpu'))
+    networks = objectives.Networks(model_config.generator_from_config(config.model, 'compact'),
+                                   model_config.discriminator_from_config(config.model, 'compact'))
     transforms = random_inputs.sample_transforms(key, 32, probability, options)
     return objectives.r1_loss(
         params, probability=probability, batch=batch, transforms=transforms, networks=networks,
@@ -35,7 +35,7 @@ def penalty():
   rng = np.random.default_rng(0)
   batch = {'image': rng.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32),
            'mask': (rng.uniform(size=(4, 32, 32, 1)) > 0.5).astype(np.float32)}
-  discriminator = model_config.discriminator_from_config(config.model, 'gpu')
+  discriminator = model_config.discriminator_from_config(config.model, 'compact')
   variables = reference.random_variables(
       discriminator, batch['image'], batch['mask'], batch['image'])
   return loss, (variables['params'], batch, jax.random.key(0), jnp.float32(0.7))

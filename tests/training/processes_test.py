@@ -19,7 +19,7 @@ from tests.training.devices_test import check_equal
 
 _STEPS = 24
 _FIELDS = {
-    'implementations': 'gpu', 'train.batch_size': 16, 'train.total_kimg': _STEPS * 0.016,
+    'implementations': 'compact', 'train.batch_size': 16, 'train.total_kimg': _STEPS * 0.016,
     'train.kimg_per_tick': 0.064, 'train.snapshot_ticks': 3, 'train.r1_interval': 4,
     'eval.batch_size': 4, 'eval.masks_per_image': 1}
 

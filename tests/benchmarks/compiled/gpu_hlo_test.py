@@ -21,6 +21,11 @@ _TEXT = '''HloModule jit_step
   ROOT %filter = (f32[128,3,3,64]{3,2,1,0}, u8[0]{0}) custom-call(%p3, %p4), window={size=3x3 stride=2x2}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", metadata={op_name="jit(step)/Dreg/conv"}
 }
 
+%nothing (p8: bf16[32,16]) -> bf16[32,16] {
+  %p8 = bf16[32,16]{1,0} parameter(0)
+  ROOT %kept = bf16[32,16]{1,0} copy(%p8)
+}
+
 %body (p6: bf16[8,64,64,64]) -> bf16[8,64,64,32] {
   %p6 = bf16[8,64,64,64]{3,2,1,0} parameter(0)
   %p7 = bf16[32,3,3,64]{3,2,1,0} parameter(1)
@@ -64,6 +69,10 @@ def test_operations_of_every_product():
 def test_how_often_a_kernel_runs():
   times = {k.target.removeprefix('__cudnn$conv'): k.times for k in _kernels() if k.target}
   assert times == {'BackwardInput': 1, 'Forward': 5, 'BackwardFilter': 1 / 16}
+
+
+def test_the_other_branch_runs_in_all_other_steps():
+  assert [k.times for k in _kernels() if k.opcode == 'copy'] == [15 / 16]
 
 
 def test_only_convolutions_of_cudnn_are_cudnns():
