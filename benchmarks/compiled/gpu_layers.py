@@ -100,9 +100,12 @@ _DTYPE = flags.DEFINE_enum('dtype', None, ('float32', 'bfloat16', 'float16'),
                            'Of activations; by default that of the card.', flag_values=_FLAGS)
 _IMPLEMENTATIONS = flags.DEFINE_enum('implementations', 'gpu', ['cpu', 'gpu', 'tpu', 'compact'],
                                      'Those of the heavy operations.', flag_values=_FLAGS)
-_CHANGES = {name: flags.DEFINE_string(name, None, f'Instead of theirs, Implementation.{name}.',
-                                      flag_values=_FLAGS)
-            for name in ('fir', 'upsample_conv', 'equalized', 'elementwise')}
+_CHANGES = {
+    name: flags.DEFINE_enum(name, None, values, f'Instead of theirs, Implementation.{name}.',
+                            flag_values=_FLAGS)
+    for name, values in {
+        'fir': ['shifted_adds', 'taps', 'depthwise'], 'equalized': ['results', 'kernels'],
+        'elementwise': ['plain', 'lean']}.items()}
 _LARGEST = flags.DEFINE_integer('largest', 0, 'Kernels to list.', lower_bound=0, flag_values=_FLAGS)
 
 
@@ -143,7 +146,8 @@ def main(argv: list[str]) -> None:
   jax.config.update('jax_platforms', 'cpu')
   target = gpu_target.read(_TARGET.value)
   dtype = gpu_aot.chosen_dtype(target, _DTYPE.value)
-  changes = {name: flag.value for name, flag in _CHANGES.items() if flag.value}
+  changes: dict[str, Any] = {
+      name: flag.value for name, flag in _CHANGES.items() if flag.value}
   implementation = dataclasses.replace(
       for_platform(jnp.dtype(dtype), _IMPLEMENTATIONS.value), **changes)
   found = {}

@@ -128,7 +128,9 @@ class StyleConv(nn.Module):
     conv = ModulatedConv2d(self.features, 3, up=self.up, implementation=self.implementation,
                            name='conv')
     if self.implementation.has_lean_modulation:
-      return self._finish(*conv.unfinished(x, style), noise_mode)
+      y, factor = conv.unfinished(x, style)
+      assert factor is not None, 'it demodulates'
+      return self._finish(y, factor, noise_mode)
     y = conv(x, style)
     if self.use_noise:
       y = self._add_noise(y, noise_mode)

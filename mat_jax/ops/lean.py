@@ -8,6 +8,7 @@ All functions can be differentiated twice, for R1.
 """
 
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,8 @@ def from_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
     [N, H, W, O] in the dtype of `x`.
   """
   wide, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-  return sum(wide[..., i:i + 1] * kernel[i] for i in range(kernel.shape[0])).astype(x.dtype)
+  total = cast(jax.Array, sum(wide[..., i:i + 1] * kernel[i] for i in range(kernel.shape[0])))
+  return total.astype(x.dtype)
 
 
 def _from_few_backward(arguments, gradient):
