@@ -183,7 +183,7 @@ def run_losses():
 
 def run_collectives():
   """Kinds and bytes of the collectives of a step on eight devices."""
-  networks, options = make_run('gpu', resolution=32)
+  networks, options = make_run('compact', resolution=32)
   mesh = sharding.make_mesh()
   state = jax.eval_shape(aot.compiled_create(networks, options, mesh), jax.random.key(0))
   batch = {name: jax.ShapeDtypeStruct((BATCH, 32, 32, channels), np.float32)
