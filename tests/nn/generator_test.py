@@ -1,3 +1,5 @@
+import dataclasses
+
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from benchmarks.measured import fill, published
 from convert import names
 from mat_jax import Generator
 from mat_jax.nn import sizes
+from mat_jax.ops.implementation import for_platform
 from tests.support import reference
 
 SMALL = Generator(resolution=64, mapping_layers=2, width=0.0625)
@@ -53,6 +56,17 @@ def test_parameters_are_those_of_the_manifest(resolution, count):
 def test_full_size_matches_the_reference(name):
   case = published.CASES[name]
   results = jax.jit(case.function(Generator(resolution=256), None))(*case.arguments())
+  assert max(case.errors(results).values()) <= case.tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('platform', ['gpu', 'tpu', 'compact'])
+def test_full_size_matches_the_reference_with_the_implementations_of(platform):
+  # The attention kernel of TPUs has a test of its own: interpreted it is slow at this size.
+  implementation = dataclasses.replace(for_platform(platform=platform), attention='matmuls')
+  case = published.CASES['const_psi05']
+  generator = Generator(resolution=256, implementation=implementation)
+  results = jax.jit(case.function(generator, None))(*case.arguments())
   assert max(case.errors(results).values()) <= case.tolerance
 
 

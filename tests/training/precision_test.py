@@ -17,11 +17,11 @@ def exact():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_other_dtypes_follow_the_curves_of_float32(dtype, exact):
+# Rounding errors grow from step to step: in bfloat16 the discriminator's loss was 5.8 % off in the
+# last window on one processor.
+@pytest.mark.parametrize('dtype,tolerance', [('bfloat16', 0.1), ('float16', 0.05)])
+def test_other_dtypes_follow_the_curves_of_float32(dtype, tolerance, exact):
   coarse, state = precision.curves(precision.config_of(dtype), _STEPS, _WINDOW)
   assert all(leaf.dtype != jnp.dtype(dtype) for leaf in jax.tree.leaves(state))
-  # Rounding errors grow from step to step: float16 stays within 5 %, and so does bfloat16 on some
-  # processors, while on others the discriminator's loss is 5.8 % off in the last window.
   for name in precision.LOSSES:
-    np.testing.assert_allclose(coarse[name], exact[name], rtol=0.1, err_msg=name)
+    np.testing.assert_allclose(coarse[name], exact[name], rtol=tolerance, err_msg=name)
