@@ -54,8 +54,8 @@ def make_batch():
   return {name: np.array(value) for name, value in batch.items()}
 
 
-def gradients(devices, state, **train):
-  """Gradients and losses of the three phases."""
+def gradients(devices, **train):
+  """A function of the state: gradients and losses of the three phases, compiled once."""
   networks, options = make_run(**train)
   mesh = sharding.make_mesh(devices)
   context = Recorder(networks, options, mesh)
@@ -72,7 +72,6 @@ def gradients(devices, state, **train):
       found[name] = context.last
     return found
 
-  state = sharding.replicate(state, mesh)
   batch = make_batch()
   spans_processes = len(devices) > len(jax.local_devices())
   if spans_processes:
@@ -81,7 +80,11 @@ def gradients(devices, state, **train):
     batch = {name: x[start:start + share] for name, x in batch.items()}
   if spans_processes:
     run = aot.AotFunction(run, 'the gradients')
-  return jax.device_get(run(state, sharding.to_global(batch, mesh)))
+
+  def gradients_of(state):
+    return jax.device_get(run(sharding.replicate(state, mesh), sharding.to_global(batch, mesh)))
+
+  return gradients_of
 
 
 class Recorder(Context):
@@ -142,38 +145,47 @@ def _devices(count):
   return jax.devices()[:count]
 
 
+def disturbed(state, seed=0):
+  """The state, its parameters with rounding errors."""
+  rng = np.random.default_rng(seed)
+
+  def disturb(x):
+    return (x * (1 + 1e-7 * rng.standard_normal(x.shape))).astype(np.float32)
+
+  state = jax.device_get(state)
+  return state.replace(g_params=jax.tree.map(disturb, state.g_params),
+                       d_params=jax.tree.map(disturb, state.d_params))
+
+
 def run_gradients():
-  state = initial_state()
-  expected = gradients(_devices(1), state)
-  return {count: compare(expected, gradients(_devices(count), state)) for count in (2, 8)}
+  """Several devices against one; also what rounding errors of the parameters change there."""
+  return _compared_with_one({count: gradients(_devices(count)) for count in (2, 8)})
 
 
 def run_variants():
-  """Microbatches, and blocks computed again, against the plain step."""
-  state = initial_state()
-  one = _devices(1)
-  expected = gradients(one, state)
-  return {'microbatch 8': compare(expected, gradients(one, state, microbatch=8)),
-          'microbatch 16 on 2': compare(expected, gradients(_devices(2), state, microbatch=16)),
-          'remat': compare(expected, gradients(one, state, remat=True))}
+  """Microbatches, and blocks computed again, against the plain step, with `run_gradients`' scale."""
+  return _compared_with_one({
+      'microbatch 8': gradients(_devices(1), microbatch=8),
+      'microbatch 16 on 2': gradients(_devices(2), microbatch=16),
+      'remat': gradients(_devices(1), remat=True)})
+
+
+def _compared_with_one(functions):
+  state, one = initial_state(), gradients(_devices(1))
+  expected = one(state)
+  return {'disturbed': compare(expected, one(disturbed(state))),
+          **{name: compare(expected, function(state)) for name, function in functions.items()}}
 
 
 def run_losses():
   """Losses of the first steps on several devices, and on one from parameters with rounding errors."""
   networks, options = make_run()
-  rng = np.random.default_rng(1)
-
-  def disturb(x):
-    return (x * (1 + 1e-7 * rng.standard_normal(x.shape))).astype(np.float32)
-
   found = {}
   for name, count in (('1', 1), ('1 disturbed', 1), ('2', 2), ('8', 8)):
     mesh = sharding.make_mesh(_devices(count))
     state = aot.compiled_create(networks, options, mesh)(jax.random.key(0))
     if 'disturbed' in name:
-      trees = {part: jax.tree.map(disturb, jax.device_get(getattr(state, part)))
-               for part in ('g_params', 'd_params')}
-      state = sharding.replicate(jax.device_get(state).replace(**trees), mesh)
+      state = sharding.replicate(disturbed(state), mesh)
     step, found[name] = aot.compiled_step(networks, options, mesh), []
     for _ in range(4):
       state, losses = step(state, None, sharding.to_global(make_batch(), mesh))
@@ -202,9 +214,9 @@ def run_processes(coordinator, process_id):
   compilation_cache.enable(None, jax.process_index())
   with cluster.ending_together():
     state = initial_state()
-    found, compared = gradients(jax.devices(), state), {}
+    found, compared = gradients(jax.devices())(state), {}
     if jax.process_index() == 0:
-      compared = {'2 processes': compare(gradients(jax.local_devices()[:1], state), found)}
+      compared = {'2 processes': compare(gradients(jax.local_devices()[:1])(state), found)}
     print(json.dumps(compared))
 
 
