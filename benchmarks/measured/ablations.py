@@ -1,0 +1,211 @@
+"""Ablations: short training runs that differ in one setting, evaluated on the same pairs.
+
+  python -m benchmarks.measured.ablations --config=configs/portraits_small.py \\
+      --config.data_dir=data/portraits_small --config.train.total_kimg=20 --workdir=runs/ablations
+  python -m benchmarks.measured.ablations --config=configs/wikiart.py --workdir=runs/freeze \\
+      --config.init_from=models/celebahq256 --run='free:' --run='Freeze-D 3: train.freeze_d_blocks=3'
+
+Every run is `main.py` with the same --config and the same seed, in a folder of its own in
+`--workdir`, and is then evaluated by `main.py --mode=eval`, all but the first with the first as
+its baseline. A command that was interrupted goes on where it was. `--run` names a run and the
+fields that it changes; without one the runs are those of `standard_runs`. The table, ablations.md
+in `--workdir`, has the metrics of the first set of masks, the paired differences from the first
+run, and the state of the discriminator in the last tick.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent import futures
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from eval.metrics.names import METRICS
+from eval.results import record, tables
+from eval.results.record import Group
+from mat_jax.checkpoints import step_directories
+from mat_jax.errors import UserError, exit_on_user_error
+from mat_jax.runtime import command_line, new_files
+from mat_jax.training import log_files
+
+TABLE = 'ablations.md'
+Runs = Mapping[str, Mapping[str, Any]]  # {name: {field: value}}
+
+# What the table shows of each run: metrics of pairs, and statistics of the last tick.
+_METRICS = ('lpips_alex', 'psnr_hole', 'kd_vgg16')
+_STATISTICS = {'ADA p': 'augment/probability', 'sign real': 'signs/real', 'sign fake': 'signs/fake',
+               'D loss': 'loss/d', 'R1': 'loss/r1'}
+
+
+def standard_runs(config: ml_collections.ConfigDict) -> Runs:
+  """The settings of MAT and StyleGAN2-ADA whose effect is asked for most, one at a time.
+
+  How far two runs that differ in the seed alone are apart says which differences mean something.
+  """
+  gamma = config.train.r1_gamma
+  return {
+      'reference': {},
+      'another seed': {'seed': config.seed + 1},
+      'no adversarial losses': {
+          'train.adversarial_weight': 0.0, 'train.adversarial_stage1_weight': 0.0,
+          'train.projected_weight': 0.0},
+      'no stage-one discriminator': {'train.adversarial_stage1_weight': 0.0},
+      'no perceptual loss': {'train.lpips_weight': 0.0, 'train.pcp_ratio': 0.0},
+      'no style mixing': {'train.style_mixing': 0.0},
+      'no ADA': {'augment.pipeline': ''},
+      'ADA fixed at 0.3': {'augment.probability': 0.3, 'augment.kimg': float('inf')},
+      'gamma x 1/4': {'train.r1_gamma': gamma / 4},
+      'gamma x 4': {'train.r1_gamma': gamma * 4},
+  }
+
+
+def parse_runs(texts: Sequence[str]) -> Runs:
+  """Runs of the form 'name: field=value field=value'.
+
+  Raises:
+    UserError: another form, or a name twice.
+  """
+  runs: dict[str, dict[str, str]] = {}
+  for text in texts:
+    name, colon, settings = text.partition(':')
+    words = settings.split()
+    if not colon or not folder_name(name) or not all(re.fullmatch(r'[\w.]+=.*', w) for w in words):
+      raise UserError(f"--run={text!r} is not of the form 'name: field=value field=value'")
+    if folder_name(name) in map(folder_name, runs):
+      raise UserError(f'--run has {name!r} twice')
+    runs[name.strip()] = dict(word.split('=', 1) for word in words)
+  return runs
+
+
+def folder_name(name: str) -> str:
+  """The folder of a run."""
+  return re.sub(r'[^\w.]+', '-', name).strip('-').lower()
+
+
+def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) -> None:
+  """Trains every run that has not ended yet.
+
+  Args:
+    runs: of any order.
+    config_words: arguments of the command line that all of them share.
+    workdir: gets a folder and a log of each.
+    jobs: runs at a time.
+
+  Raises:
+    UserError: a run ends with an error; those beside it are finished first.
+  """
+  def train_one(name: str) -> None:
+    folder = os.path.join(workdir, folder_name(name))
+    if not _has_ended(folder):
+      print(f'{name}: training', flush=True)
+      _run_main(_words(config_words, folder, runs[name]), f'{folder}.log')
+
+  with futures.ThreadPoolExecutor(jobs) as pool:
+    started = [pool.submit(train_one, name) for name in runs]
+    try:
+      for future in started:
+        future.result()
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def evaluate(runs: Runs, config_words: Sequence[str], workdir: str) -> None:
+  """Evaluates every run that has not been; the first is what the others are compared with.
+
+  Raises:
+    UserError: an evaluation ends with an error.
+  """
+  baseline = os.path.join(workdir, folder_name(next(iter(runs))))
+  for name, settings in runs.items():
+    folder = os.path.join(workdir, folder_name(name))
+    if not os.path.exists(os.path.join(folder, record.FOLDER, 'metrics.json')):
+      print(f'{name}: evaluation', flush=True)
+      compared = [f'--config.eval.baseline={baseline}'] if folder != baseline else []
+      _run_main([*_words(config_words, folder, settings), '--mode=eval', *compared],
+                f'{folder}.log')
+
+
+def _words(config_words: Sequence[str], folder: str, settings: Mapping[str, Any]) -> list[str]:
+  return [*config_words, f'--workdir={folder}',
+          *(f'--config.{field}={value}' for field, value in settings.items())]
+
+
+def _has_ended(folder: str) -> bool:
+  steps = step_directories.complete_steps(folder)
+  return bool(steps) and step_directories.is_last(steps[max(steps)])
+
+
+def _run_main(words: Sequence[str], log: str) -> None:
+  os.makedirs(os.path.dirname(log), exist_ok=True)
+  with open(log, 'a', encoding='utf-8') as file:
+    done = subprocess.run([sys.executable, 'main.py', *words], stdout=file, stderr=file, check=False)
+  if done.returncode:
+    with open(log, encoding='utf-8', errors='replace') as file:
+      last = file.read().strip().rpartition('\n')[2]
+    raise UserError(f'main.py ended with exit code {done.returncode}: {last} (all of it: {log})')
+
+
+def table(runs: Runs, workdir: str) -> str:
+  """The runs as a Markdown table."""
+  rows, groups = [], {}
+  for name in runs:
+    folder = os.path.join(workdir, folder_name(name))
+    groups[name] = next(iter(record.read_last(os.path.join(folder, record.FOLDER)).mask_sets.values()))
+    rows.append(_row([name, *_metrics(groups[name]), *_statistics(folder)]))
+  head = ['run', *(tables.title(metric) for metric in _METRICS), f'LPIPS less that of {next(iter(runs))}',
+          *_STATISTICS]
+  return '\n'.join([f'{tables.count(next(iter(groups.values())))}.', '', _row(head),
+                    '|---' * len(head) + '|', *rows, ''])
+
+
+def _metrics(group: Group) -> list[str]:
+  ours, distances = next(iter(group.metrics.values())), next(iter(group.distances.values()), {})
+  cells = []
+  for name in _METRICS:
+    if name in ours:
+      cells.append(tables.mean_cell(ours[name], METRICS[name], False, group.images))
+    else:
+      value = distances[name].value if name in distances else None
+      cells.append(tables.Cell('–' if value is None else tables.number(value, METRICS[name].form)))
+  for difference in list(group.differences.values())[:1]:
+    cells.append(tables.mean_cell(difference['lpips_alex'], METRICS['lpips_alex'], True, group.images))
+  found = [' '.join(filter(None, (cell.text, cell.detail, cell.verdict))) for cell in cells]
+  return found + [''] * (len(_METRICS) + 1 - len(found))
+
+
+def _statistics(folder: str) -> list[str]:
+  with open(os.path.join(folder, log_files.ROWS), encoding='utf-8') as file:
+    last = json.loads(file.read().strip().rpartition('\n')[2])
+  return [f'{last[field]:.3g}' if field in last else '–' for field in _STATISTICS.values()]
+
+
+def _row(cells: Sequence[str]) -> str:
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+@exit_on_user_error
+def main(argv: list[str]) -> None:
+  del argv
+  values = flags.FLAGS
+  runs = parse_runs(values.run) if values.run else standard_runs(values.config)
+  config_words = [word for word in sys.argv[1:] if word.startswith('--config')]
+  train(runs, config_words, values.workdir, values.jobs)
+  evaluate(runs, config_words, values.workdir)
+  text = table(runs, values.workdir)
+  with new_files.new_file(os.path.join(values.workdir, TABLE)) as file:
+    file.write(text.encode())
+  print(text)
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', None, 'Of all runs.')
+  flags.DEFINE_string('workdir', None, 'Folder of the runs and of the table.')
+  flags.DEFINE_multi_string('run', [], "'name: field=value field=value'.")
+  flags.DEFINE_integer('jobs', 1, 'Runs that are trained at a time.', lower_bound=1)
+  command_line.run(main, ['config', 'workdir'])

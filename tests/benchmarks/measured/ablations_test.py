@@ -1,0 +1,95 @@
+"""Of `benchmarks.measured.ablations`: names of runs, the table, and two runs of the tiny model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.measured import ablations
+from configs import portraits_small
+from eval.metrics.bootstrap import Summary
+from eval.metrics.distances import Distance
+from eval.results import record
+from eval.results.record import Group, Record
+from mat_jax.errors import UserError
+from tests.support.paths import ROOT
+
+
+def test_runs_of_the_command_line():
+  runs = ablations.parse_runs(['as it is:', 'Freeze-D 3: train.freeze_d_blocks=3 augment.pipeline='])
+  assert runs == {'as it is': {},
+                  'Freeze-D 3': {'train.freeze_d_blocks': '3', 'augment.pipeline': ''}}
+  assert ablations.folder_name('gamma x 1/4') == 'gamma-x-1-4'
+
+
+@pytest.mark.parametrize('texts, message', [
+    (['no colon'], 'not of the form'), ([': train.remat=True'], 'not of the form'),
+    (['a: remat'], 'not of the form'), (['a 1:', 'A/1: train.remat=True'], 'twice')])
+def test_runs_that_cannot_be(texts, message):
+  with pytest.raises(UserError, match=message):
+    ablations.parse_runs(texts)
+
+
+def test_standard_runs_change_fields_that_there_are():
+  config = portraits_small.get_config()
+  runs = ablations.standard_runs(config)
+  first, *others = runs.values()
+  assert not first and all(others)
+  for settings in others:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(settings)
+    assert changed.to_dict() != config.to_dict()
+  assert runs['gamma x 4']['train.r1_gamma'] == 16 * runs['gamma x 1/4']['train.r1_gamma']
+
+
+def _done(workdir, name, lpips, kd, difference, p):
+  folder = workdir / name
+  (folder / 'eval').mkdir(parents=True)
+  differences = {} if difference is None else {'MAT - baseline': {'lpips_alex': difference}}
+  group = Group(40, 320, {'MAT': {'lpips_alex': Summary(lpips, lpips - 0.01, lpips + 0.01, 40, 0, 0),
+                                  'psnr_hole': Summary(17.5, 17.0, 18.0, 40, 0, 0)}},
+                differences, {'MAT': {'kd_vgg16': Distance(kd, None, None, 40, 320, 512)}})
+  record.write(Record('MAT', 8, 1.0, 'test', 8, 0, {}, {'large': group}, {}), str(folder / 'eval'))
+  rows = [{'signs/real': 0.9}, {'augment/probability': p, 'signs/real': 0.25}]
+  (folder / 'stats.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def test_table(tmp_path):
+  _done(tmp_path, 'reference', 0.2, 0.01, None, 0.0)
+  _done(tmp_path, 'gamma-x-4', 0.19, 0.02, Summary(-0.01, -0.015, -0.005, 40, 0, 0), 0.125)
+  lines = ablations.table({'reference': {}, 'gamma x 4': {}}, str(tmp_path)).splitlines()
+  assert lines[0] == '40 images, 320 pairs.'
+  head, _, reference, other = ([cell.strip() for cell in line.strip('|').split('|')]
+                               for line in lines[2:6])
+  assert head[:2] == ['run', 'LPIPS alex ↓'] and head[4] == 'LPIPS less that of reference'
+  assert reference == ['reference', '0.2000 [0.1900, 0.2100]', '17.50 [17.00, 18.00]', '0.0100', '',
+                       '0', '0.25', '–', '–', '–']
+  assert other[4] == '−0.0100 [−0.0150, −0.0050] better' and other[5] == '0.125'
+
+
+def _command(workdir, *words):
+  return subprocess.run(
+      [sys.executable, '-m', 'benchmarks.measured.ablations', '--config=configs/tiny.py',
+       f'--workdir={workdir}', *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_run_that_fails_is_one_sentence(tmp_path):
+  done = _command(tmp_path, '--run=wrong: train.batch_sice=2')
+  assert done.returncode == 2 and 'batch_sice' in done.stderr and 'Traceback' not in done.stderr
+  assert not (tmp_path / ablations.TABLE).exists()
+
+
+@pytest.mark.slow
+def test_two_runs_are_trained_compared_and_not_repeated(tmp_path):
+  words = ['--config.train.total_kimg=0.032', '--config.train.kimg_per_tick=0.016',
+           '--config.eval.masks_per_image=1', '--config.eval.features=',
+           '--run=free:', '--run=Freeze-D 1: train.freeze_d_blocks=1']
+  done = _command(tmp_path, *words)
+  assert done.returncode == 0, done.stderr
+  assert 'Freeze-D 1: training' in done.stdout
+  text = (tmp_path / ablations.TABLE).read_text()
+  assert '| free |' in text and '| Freeze-D 1 |' in text and text in done.stdout
+  again = _command(tmp_path, *words)
+  assert again.returncode == 0 and 'training' not in again.stdout
+  assert (tmp_path / ablations.TABLE).read_text() == text
