@@ -8,7 +8,8 @@
 Every run is `main.py` with the same --config and the same seed, in a folder of its own in
 `--workdir`, and is then evaluated by `main.py --mode=eval`, all but the first with the first as
 its baseline. A command that was interrupted goes on where it was. `--run` names a run and the
-fields that it changes; without one the runs are those of `standard_runs`. The table, ablations.md
+fields that it changes, and is not trained if `eval.checkpoint` is one of them: a model before
+fine-tuning. Without --run the runs are those of `standard_runs`. The table, ablations.md
 in `--workdir`, has the metrics of the first set of masks, the paired differences from the first
 run, and the state of the discriminator in the last tick.
 """
@@ -35,6 +36,7 @@ from mat_jax.runtime import command_line, new_files
 from mat_jax.training import log_files
 
 TABLE = 'ablations.md'
+CHECKPOINT = 'eval.checkpoint'  # a run that sets it is evaluated only
 Runs = Mapping[str, Mapping[str, Any]]  # {name: {field: value}}
 
 # What the table shows of each run: metrics of pairs, and statistics of the last tick.
@@ -98,13 +100,15 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
     jobs: runs at a time.
 
   Raises:
-    UserError: a run ends with an error; those beside it are finished first.
+    UserError: a run is stopped or ends with an error; those beside it are finished first.
   """
   def train_one(name: str) -> None:
     folder = os.path.join(workdir, folder_name(name))
-    if not _has_ended(folder):
+    if CHECKPOINT not in runs[name] and not _has_ended(folder):
       print(f'{name}: training', flush=True)
       _run_main(_words(config_words, folder, runs[name]), f'{folder}.log')
+      if not _has_ended(folder):
+        raise UserError(f'{folder} was stopped before its end; give the command again to go on')
 
   with futures.ThreadPoolExecutor(jobs) as pool:
     started = [pool.submit(train_one, name) for name in runs]
@@ -180,8 +184,10 @@ def _metrics(group: Group) -> list[str]:
 
 
 def _statistics(folder: str) -> list[str]:
-  with open(os.path.join(folder, log_files.ROWS), encoding='utf-8') as file:
-    last = json.loads(file.read().strip().rpartition('\n')[2])
+  path, last = os.path.join(folder, log_files.ROWS), {}
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as file:
+      last = json.loads(file.read().strip().rpartition('\n')[2])
   return [f'{last[field]:.3g}' if field in last else '–' for field in _STATISTICS.values()]
 
 
