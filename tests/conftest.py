@@ -89,6 +89,19 @@ def bucket(bucket_server, request):
 
 
 @pytest.fixture
+def bucket_copies(tmp_path, monkeypatch):
+  """A cache folder of the test for data of buckets, and a way to be another process."""
+  import platformdirs
+
+  from mat_jax.runtime import bucket_cache
+
+  monkeypatch.setattr(platformdirs, 'user_cache_dir', lambda name: str(tmp_path / 'cache' / name))
+  bucket_cache._cached.cache_clear()
+  yield bucket_cache._cached.cache_clear
+  bucket_cache._cached.cache_clear()
+
+
+@pytest.fixture
 def put(tmp_path):
   """Writes bytes to a file whose name says nothing about what is in it."""
   def write(data):

@@ -30,4 +30,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'Folder for the results, OUTPUT/METHOD/NAME.png.')
   flags.DEFINE_string('methods', 'telea+navier_stokes', 'telea, navier_stokes, biharmonic, '
                       'shiftmap, fsr, patchmatch, or several joined by +.')
-  command_line.run(main, ['images', 'masks', 'output'])
+  command_line.run(main, ['images', 'masks', 'output'], in_bucket=['images', 'masks', 'output'])

@@ -11,7 +11,7 @@ from eval.classical.methods import Fill
 from input_pipeline.ahead import in_order
 from mat_jax.errors import UserError
 from mat_jax.inference.matching import match_files
-from mat_jax.runtime import image_grid
+from mat_jax.runtime import bucket_cache, image_grid
 from mat_jax.runtime.images import load_image
 from mat_jax.runtime.mask_values import load_mask
 
@@ -19,7 +19,7 @@ _Pair = tuple[str, str]
 
 
 def fill_folder(images: str, masks: str, output: str, methods: Mapping[str, Fill]) -> None:
-  """Writes OUTPUT/METHOD/NAME.png for every picture and method.
+  """Writes OUTPUT/METHOD/NAME.png for every picture and method; all may be in a bucket.
 
   Args:
     images: a file or a folder.
@@ -32,7 +32,8 @@ def fill_folder(images: str, masks: str, output: str, methods: Mapping[str, Fill
     UserError: before anything is written: missing or unmatched files, pictures that cannot be read,
       a mask of another size than its picture. Later: a file that cannot be written.
   """
-  pairs = [(image, mask) for image, mask in match_files(images, masks) if mask]
+  found = match_files(bucket_cache.local_folder(images), bucket_cache.local_folder(masks))
+  pairs = [(image, mask) for image, mask in found if mask]
   deque(in_order(_load, pairs), maxlen=0)  # what is wrong with a file shows before hours of work
 
   def fill(task: tuple[Fill, _Pair]) -> np.ndarray:

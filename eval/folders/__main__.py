@@ -46,4 +46,5 @@ if __name__ == '__main__':
   flags.DEFINE_integer('batch_size', 16, 'Images of a batch, over all devices.', lower_bound=1)
   flags.DEFINE_integer('seed', 0, 'Seed of the bootstrap intervals.')
   flags.DEFINE_string('output', '', 'Folder for metrics.json, metrics.md and per_image.csv.')
-  command_line.run(main, ['real', 'fake'])
+  command_line.run(main, ['real', 'fake'],
+                   in_bucket=['real', 'fake', 'masks', 'baseline', 'others', 'output'])

@@ -25,12 +25,13 @@ from eval.results.pairs import Pairs
 from eval.results.record import Record
 from input_pipeline.ahead import in_order
 from mat_jax.errors import UserError
+from mat_jax.runtime import bucket_cache, buckets
 from mat_jax.runtime.folders import find_images
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What to compare, and with which networks.
+  """What to compare, and with which networks; each folder may be in a bucket.
 
   Attributes:
     real: folder of real images.
@@ -72,8 +73,10 @@ def compare(options: Options) -> tuple[Record, Pairs]:
   """
   folders = [folder for folder in (options.fake, options.baseline) if folder]
   systems = system_names(folders)
-  comparison = image_folders.pair(options.real, folders, options.masks)
-  others = _find_others(options.others, comparison.real)
+  comparison = image_folders.pair(
+      bucket_cache.local_folder(options.real), [*map(bucket_cache.local_folder, folders)],
+      bucket_cache.local_folder(options.masks))
+  others = _find_others(bucket_cache.local_folder(options.others), comparison.real)
   networks, left_out = feature_networks.load(options.features.replace(',', '+'), options.weights)
   models = Models(measuring.load_lpips(options.lpips.replace(',', '+')), networks)
   # What is wrong with a file shows before anything is computed.
@@ -184,8 +187,9 @@ def write(found: Record, table: Pairs, folder: str) -> None:
 
 
 def make_folder(path: str) -> None:
-  """Before anything is computed for it."""
+  """Before anything is computed for it; in a bucket there is nothing to make."""
   try:
-    os.makedirs(path, exist_ok=True)
+    if not buckets.is_address(path):
+      os.makedirs(path, exist_ok=True)
   except OSError as error:
     raise UserError(f'{path!r} cannot be made ({error.strerror}); choose another output') from error

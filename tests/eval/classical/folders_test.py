@@ -8,6 +8,7 @@ import pytest
 
 from eval.classical import folders, methods
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 from tests.support.paths import ROOT
 
 
@@ -32,6 +33,20 @@ def fill(folder, names='telea+navier_stokes'):
 
 def read(path):
   return np.asarray(Image.open(path).convert('RGB'))
+
+
+def test_in_a_bucket_it_is_the_same(pictures, bucket, bucket_copies):
+  address, _ = bucket
+  for folder in ('images', 'masks'):
+    local = str(pictures / folder)
+    buckets.upload(local, f'{address}/{folder}', buckets.files_of(local))
+  folders.fill_folder(f'{address}/images', f'{address}/masks', f'{address}/out',
+                      methods.load('telea', '--methods'))
+  fill(pictures, 'telea')
+  assert buckets.walk(f'{address}/out') == ['telea/a.png', 'telea/b.png']
+  for name in ('a', 'b'):
+    assert (buckets.read_file(f'{address}/out/telea/{name}.png')
+            == (pictures / 'out' / 'telea' / f'{name}.png').read_bytes())
 
 
 def test_every_method_fills_every_picture(pictures):

@@ -18,6 +18,7 @@ from eval.metrics import distances, feature_networks, image_metrics, measuring
 from eval.results import markdown
 from eval.results.pairs import read_csv
 from mat_jax.errors import UserError
+from mat_jax.runtime import buckets
 from tests.support.paths import ROOT
 
 # The last one has another size.
@@ -67,6 +68,21 @@ def load(root, folder, name):
 @pytest.fixture(scope='module')
 def compared(root):
   return compare.compare(options(root, masks='masks', baseline='bad'))
+
+
+def test_in_a_bucket_it_is_the_same(root, compared, bucket, bucket_copies):
+  address, _ = bucket
+  folders = {'real': 'photos', 'fake': 'good', 'masks': 'masks', 'baseline': 'bad'}
+  for folder in folders.values():
+    buckets.upload(str(root / folder), f'{address}/{folder}', buckets.files_of(str(root / folder)))
+  found, pairs = compare.compare(Options(
+      **{name: f'{address}/{folder}' for name, folder in folders.items()}, features='', lpips='',
+      batch_size=2))
+  assert found.mask_sets == compared[0].mask_sets and found.bins == compared[0].bins
+  assert found.settings['real'] == f'{address}/photos'
+  compare.make_folder(f'{address}/out')
+  compare.write(found, pairs, f'{address}/out')
+  assert buckets.listed(f'{address}/out') == ['metrics.json', 'metrics.md', 'per_image.csv']
 
 
 def test_pairs_have_the_values_of_the_metrics(root, compared):
