@@ -7,7 +7,8 @@
 
 Every run is `main.py` with the same --config and the same seed, in a folder of its own in
 `--workdir`, and is then evaluated by `main.py --mode=eval`, all but the first with the first as
-its baseline. A command that was interrupted goes on where it was. `--run` names a run and the
+its baseline. A command that was interrupted goes on where it was; what has ended or been evaluated
+is not done again, whatever the fields say now: other settings need another folder. `--run` names a run and the
 fields that it changes, and is not trained if `eval.checkpoint` is one of them: a model before
 fine-tuning. Without --run the runs are those of `standard_runs`. The table, ablations.md
 in `--workdir`, has the metrics of the first set of masks, the paired differences from the first
@@ -16,6 +17,7 @@ run, and the state of the discriminator in the last tick.
 
 from collections.abc import Mapping, Sequence
 from concurrent import futures
+import itertools
 import json
 import os
 import re
@@ -30,6 +32,7 @@ from ml_collections import config_flags
 from eval.metrics.names import METRICS
 from eval.results import record, tables
 from eval.results.record import Group
+from eval.results.systems import BASELINE, MODEL
 from mat_jax.checkpoints import step_directories
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.runtime import command_line, new_files
@@ -83,6 +86,17 @@ def parse_runs(texts: Sequence[str]) -> Runs:
       raise UserError(f'--run has {name!r} twice')
     runs[name.strip()] = dict(word.split('=', 1) for word in words)
   return runs
+
+
+def config_words_of(words: Sequence[str]) -> list[str]:
+  """The arguments of --config and its fields, with values that are words of their own."""
+  found = []
+  for word, following in itertools.pairwise([*words, '--']):
+    if word.startswith('--config'):
+      found.append(word)
+      if '=' not in word and not following.startswith('--'):
+        found.append(following)
+  return found
 
 
 def folder_name(name: str) -> str:
@@ -156,7 +170,11 @@ def _run_main(words: Sequence[str], log: str) -> None:
 
 
 def table(runs: Runs, workdir: str) -> str:
-  """The runs as a Markdown table."""
+  """The runs as a Markdown table; LPIPS in its units, PSNR in dB, logits' signs from -1 to 1.
+
+  Raises:
+    UserError: a run has no evaluation.
+  """
   rows, groups = [], {}
   for name in runs:
     folder = os.path.join(workdir, folder_name(name))
@@ -169,7 +187,7 @@ def table(runs: Runs, workdir: str) -> str:
 
 
 def _metrics(group: Group) -> list[str]:
-  ours, distances = next(iter(group.metrics.values())), next(iter(group.distances.values()), {})
+  ours, distances = group.metrics[MODEL], group.distances.get(MODEL, {})
   cells = []
   for name in _METRICS:
     if name in ours:
@@ -177,10 +195,10 @@ def _metrics(group: Group) -> list[str]:
     else:
       value = distances[name].value if name in distances else None
       cells.append(tables.Cell('–' if value is None else tables.number(value, METRICS[name].form)))
-  for difference in list(group.differences.values())[:1]:
-    cells.append(tables.mean_cell(difference['lpips_alex'], METRICS['lpips_alex'], True, group.images))
-  found = [' '.join(filter(None, (cell.text, cell.detail, cell.verdict))) for cell in cells]
-  return found + [''] * (len(_METRICS) + 1 - len(found))
+  difference = group.differences.get(f'{MODEL} - {BASELINE}')
+  cells.append(tables.mean_cell(difference['lpips_alex'], METRICS['lpips_alex'], True, group.images)
+               if difference else tables.Cell(''))
+  return [' '.join(filter(None, (cell.text, cell.detail, cell.verdict))) for cell in cells]
 
 
 def _statistics(folder: str) -> list[str]:
@@ -200,7 +218,7 @@ def main(argv: list[str]) -> None:
   del argv
   values = flags.FLAGS
   runs = parse_runs(values.run) if values.run else standard_runs(values.config)
-  config_words = [word for word in sys.argv[1:] if word.startswith('--config')]
+  config_words = config_words_of(sys.argv[1:])
   train(runs, config_words, values.workdir, values.jobs)
   evaluate(runs, config_words, values.workdir)
   text = table(runs, values.workdir)

@@ -32,7 +32,7 @@ def fill_folder(images: str, masks: str, output: str, methods: Mapping[str, Fill
     UserError: before anything is written: missing or unmatched files, pictures that cannot be read,
       a mask of another size than its picture. Later: a file that cannot be written.
   """
-  found = match_files(bucket_cache.local_folder(images), bucket_cache.local_folder(masks))
+  found = match_files(bucket_cache.existing_local_path(images), bucket_cache.existing_local_path(masks))
   pairs = [(image, mask) for image, mask in found if mask]
   deque(in_order(_load, pairs), maxlen=0)  # what is wrong with a file shows before hours of work
 

@@ -74,9 +74,9 @@ def compare(options: Options) -> tuple[Record, Pairs]:
   folders = [folder for folder in (options.fake, options.baseline) if folder]
   systems = system_names(folders)
   comparison = image_folders.pair(
-      bucket_cache.local_folder(options.real), [*map(bucket_cache.local_folder, folders)],
-      bucket_cache.local_folder(options.masks))
-  others = _find_others(bucket_cache.local_folder(options.others), comparison.real)
+      bucket_cache.existing_local_path(options.real), [*map(bucket_cache.existing_local_path, folders)],
+      bucket_cache.existing_local_path(options.masks))
+  others = _find_others(bucket_cache.existing_local_path(options.others), comparison.real)
   networks, left_out = feature_networks.load(options.features.replace(',', '+'), options.weights)
   models = Models(measuring.load_lpips(options.lpips.replace(',', '+')), networks)
   # What is wrong with a file shows before anything is computed.

@@ -37,11 +37,11 @@ def local_path(path: str) -> str:
   return _cached(buckets.absolute(path)) if buckets.is_address(path) else path
 
 
-def local_folder(path: str) -> str:
+def existing_local_path(path: str) -> str:
   """Like `local_path`, of what has to be there: UserError if nothing is at the address."""
   local = local_path(path)
   if local != path and not os.path.exists(local):
-    raise UserError(f'there is nothing at {path}; give the address of a folder with files')
+    raise UserError(f'there is nothing at {path}; give the address of a file or of a folder with files')
   return local
 
 

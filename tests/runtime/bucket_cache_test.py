@@ -68,5 +68,5 @@ def test_errors_name_the_address(bucket, bucket_copies, monkeypatch):
 
 def test_a_folder_that_is_not_there_is_named_by_its_address(bucket, bucket_copies):
   with pytest.raises(UserError, match=f'there is nothing at {bucket[0]}/nowhere;'):
-    bucket_cache.local_folder(f'{bucket[0]}/nowhere')
-  assert bucket_cache.local_folder('nowhere') == 'nowhere'
+    bucket_cache.existing_local_path(f'{bucket[0]}/nowhere')
+  assert bucket_cache.existing_local_path('nowhere') == 'nowhere'

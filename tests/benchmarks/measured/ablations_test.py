@@ -23,6 +23,13 @@ def test_runs_of_the_command_line():
   assert ablations.folder_name('gamma x 1/4') == 'gamma-x-1-4'
 
 
+def test_words_of_the_config():
+  assert ablations.config_words_of(
+      ['--config', 'configs/tiny.py', '--workdir=x', '--config.train.remat', '--run=a: seed=1',
+       '--config.seed', '3']) == [
+           '--config', 'configs/tiny.py', '--config.train.remat', '--config.seed', '3']
+
+
 @pytest.mark.parametrize('texts, message', [
     (['no colon'], 'not of the form'), ([': train.remat=True'], 'not of the form'),
     (['a: remat'], 'not of the form'), (['a 1:', 'A/1: train.remat=True'], 'twice')])
@@ -46,7 +53,9 @@ def test_standard_runs_change_fields_that_there_are():
 def _done(workdir, name, lpips, kd, difference, p):
   folder = workdir / name
   (folder / 'eval').mkdir(parents=True)
-  differences = {} if difference is None else {'MAT - baseline': {'lpips_alex': difference}}
+  differences = {'MAT - mean colour': {'lpips_alex': Summary(-0.1, -0.2, -0.05, 40, 0, 0)}}
+  if difference is not None:
+    differences['MAT - baseline'] = {'lpips_alex': difference}
   group = Group(40, 320, {'MAT': {'lpips_alex': Summary(lpips, lpips - 0.01, lpips + 0.01, 40, 0, 0),
                                   'psnr_hole': Summary(17.5, 17.0, 18.0, 40, 0, 0)}},
                 differences, {'MAT': {'kd_vgg16': Distance(kd, None, None, 40, 320, 512)}})
@@ -89,7 +98,14 @@ def test_two_runs_are_trained_compared_and_not_repeated(tmp_path):
   assert done.returncode == 0, done.stderr
   assert 'Freeze-D 1: training' in done.stdout
   text = (tmp_path / ablations.TABLE).read_text()
-  assert '| free |' in text and '| Freeze-D 1 |' in text and text in done.stdout
+  assert text in done.stdout
+  free, frozen = ([cell.strip() for cell in line.strip('|').split('|')]
+                  for line in text.splitlines()[4:])
+  assert free[0] == 'free' and free[4] == ''
+  assert frozen[0] == 'Freeze-D 1'
+  difference = float(frozen[4].split()[0].replace('−', '-'))
+  assert difference == pytest.approx(
+      float(frozen[1].split()[0]) - float(free[1].split()[0]), abs=2e-4)
   again = _command(tmp_path, *words)
   assert again.returncode == 0 and 'training' not in again.stdout
   assert (tmp_path / ablations.TABLE).read_text() == text
