@@ -23,6 +23,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from absl import flags
@@ -116,13 +117,16 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
   Raises:
     UserError: a run is stopped or ends with an error; those beside it are finished first.
   """
+  is_over = threading.Event()
+
   def train_one(name: str) -> None:
-    folder = os.path.join(workdir, folder_name(name))
-    if CHECKPOINT not in runs[name] and not _has_ended(folder):
-      print(f'{name}: training', flush=True)
-      _run_main(_words(config_words, folder, runs[name]), f'{folder}.log')
-      if not _has_ended(folder):
-        raise UserError(f'{folder} was stopped before its end; give the command again to go on')
+    if is_over.is_set():
+      return
+    try:
+      _train_to_the_end(os.path.join(workdir, folder_name(name)), config_words, runs[name])
+    except UserError:
+      is_over.set()
+      raise
 
   with futures.ThreadPoolExecutor(jobs) as pool:
     started = [pool.submit(train_one, name) for name in runs]
@@ -130,7 +134,15 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
       for future in started:
         future.result()
     finally:
-      pool.shutdown(cancel_futures=True)
+      is_over.set()
+
+
+def _train_to_the_end(folder: str, config_words: Sequence[str], settings: Mapping[str, Any]) -> None:
+  if CHECKPOINT not in settings and not _has_ended(folder):
+    print(f'{os.path.basename(folder)}: training', flush=True)
+    _run_main(_words(config_words, folder, settings), f'{folder}.log')
+    if not _has_ended(folder):
+      raise UserError(f'{folder} was stopped before its end; give the command again to go on')
 
 
 def evaluate(runs: Runs, config_words: Sequence[str], workdir: str) -> None:
@@ -143,7 +155,7 @@ def evaluate(runs: Runs, config_words: Sequence[str], workdir: str) -> None:
   for name, settings in runs.items():
     folder = os.path.join(workdir, folder_name(name))
     if not os.path.exists(os.path.join(folder, record.FOLDER, 'metrics.json')):
-      print(f'{name}: evaluation', flush=True)
+      print(f'{folder_name(name)}: evaluation', flush=True)
       compared = [f'--config.eval.baseline={baseline}'] if folder != baseline else []
       _run_main([*_words(config_words, folder, settings), '--mode=eval', *compared],
                 f'{folder}.log')

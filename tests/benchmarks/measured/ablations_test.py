@@ -89,6 +89,19 @@ def test_a_run_that_fails_is_one_sentence(tmp_path):
   assert not (tmp_path / ablations.TABLE).exists()
 
 
+def test_after_a_run_that_fails_no_other_begins(tmp_path, monkeypatch):
+  begun = []
+
+  def fail(words, log):
+    begun.append(log)
+    raise UserError('no')
+
+  monkeypatch.setattr(ablations, '_run_main', fail)
+  with pytest.raises(UserError, match='no'):
+    ablations.train({name: {} for name in 'abcdefgh'}, [], str(tmp_path))
+  assert begun == [str(tmp_path / 'a.log')]
+
+
 @pytest.mark.slow
 def test_two_runs_are_trained_compared_and_not_repeated(tmp_path):
   words = ['--config.train.total_kimg=0.032', '--config.train.kimg_per_tick=0.016',
