@@ -123,7 +123,7 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
     if is_over.is_set():
       return
     try:
-      _train_to_the_end(os.path.join(workdir, folder_name(name)), config_words, runs[name])
+      _train_to_the_end(name, config_words, runs[name], workdir)
     except UserError:
       is_over.set()
       raise
@@ -137,9 +137,11 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
       is_over.set()
 
 
-def _train_to_the_end(folder: str, config_words: Sequence[str], settings: Mapping[str, Any]) -> None:
+def _train_to_the_end(name: str, config_words: Sequence[str], settings: Mapping[str, Any],
+                      workdir: str) -> None:
+  folder = os.path.join(workdir, folder_name(name))
   if CHECKPOINT not in settings and not _has_ended(folder):
-    print(f'{os.path.basename(folder)}: training', flush=True)
+    print(f'{name}: training', flush=True)
     _run_main(_words(config_words, folder, settings), f'{folder}.log')
     if not _has_ended(folder):
       raise UserError(f'{folder} was stopped before its end; give the command again to go on')
@@ -155,7 +157,7 @@ def evaluate(runs: Runs, config_words: Sequence[str], workdir: str) -> None:
   for name, settings in runs.items():
     folder = os.path.join(workdir, folder_name(name))
     if not os.path.exists(os.path.join(folder, record.FOLDER, 'metrics.json')):
-      print(f'{folder_name(name)}: evaluation', flush=True)
+      print(f'{name}: evaluation', flush=True)
       compared = [f'--config.eval.baseline={baseline}'] if folder != baseline else []
       _run_main([*_words(config_words, folder, settings), '--mode=eval', *compared],
                 f'{folder}.log')
