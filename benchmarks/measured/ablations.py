@@ -8,7 +8,8 @@
 Every run is `main.py` with the same --config and the same seed, in a folder of its own in
 `--workdir`, and is then evaluated by `main.py --mode=eval`, all but the first with the first as
 its baseline. A command that was interrupted goes on where it was; what has ended or been evaluated
-is not done again, whatever the fields say now: other settings need another folder. `--run` names a run and the
+is not done again, whatever the fields say now: other settings need another folder. SIGTERM ends the
+runs that it has started, which save their state first. `--run` names a run and the
 fields that it changes, and is not trained if `eval.checkpoint` is one of them: a model before
 fine-tuning. Without --run the runs are those of `standard_runs`. The table, ablations.md
 in `--workdir`, has the metrics of the first set of masks, the paired differences from the first
@@ -26,7 +27,7 @@ import sys
 import threading
 from typing import Any
 
-from absl import flags
+from absl import app, flags, logging
 import ml_collections
 from ml_collections import config_flags
 
@@ -36,7 +37,7 @@ from eval.results.record import Group
 from eval.results.systems import BASELINE, MODEL
 from mat_jax.checkpoints import step_directories
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.runtime import command_line, new_files
+from mat_jax.runtime import command_line, new_files, sigterm
 from mat_jax.training import log_files
 
 TABLE = 'ablations.md'
@@ -105,13 +106,56 @@ def folder_name(name: str) -> str:
   return re.sub(r'[^\w.]+', '-', name).strip('-').lower()
 
 
-def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) -> None:
+class MainProcesses:
+  """Processes of main.py, which are ended together."""
+
+  def __init__(self) -> None:
+    self._running: set[subprocess.Popen[bytes]] = set()
+    self._lock = threading.Lock()
+    self._is_terminated = False
+
+  def run(self, words: Sequence[str], log: str) -> None:
+    """Runs main.py and waits for it.
+
+    Args:
+      words: its arguments.
+      log: file that its output is appended to.
+
+    Raises:
+      UserError: it ends with an error, or all have been terminated.
+    """
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    with open(log, 'a', encoding='utf-8') as file:
+      with self._lock:
+        if self._is_terminated:
+          raise UserError('stopped; give the command again to go on')
+        process = subprocess.Popen([sys.executable, 'main.py', *words], stdout=file, stderr=file)
+        self._running.add(process)
+      code = process.wait()
+    with self._lock:
+      self._running.remove(process)
+    if code:
+      with open(log, encoding='utf-8', errors='replace') as file:
+        last = file.read().strip().rpartition('\n')[2]
+      raise UserError(f'main.py ended with exit code {code}: {last} (all of it: {log})')
+
+  def terminate(self) -> None:
+    """Sends SIGTERM to all; a training run saves its state first."""
+    with self._lock:
+      self._is_terminated = True
+      for process in self._running:
+        process.terminate()
+
+
+def train(runs: Runs, config_words: Sequence[str], workdir: str, processes: MainProcesses,
+          jobs: int = 1) -> None:
   """Trains every run that has not ended yet.
 
   Args:
     runs: of any order.
     config_words: arguments of the command line that all of them share.
     workdir: gets a folder and a log of each.
+    processes: run main.py.
     jobs: runs at a time.
 
   Raises:
@@ -123,7 +167,7 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
     if is_over.is_set():
       return
     try:
-      _train_to_the_end(name, config_words, runs[name], workdir)
+      _train_to_the_end(name, config_words, runs[name], workdir, processes)
     except UserError:
       is_over.set()
       raise
@@ -138,16 +182,17 @@ def train(runs: Runs, config_words: Sequence[str], workdir: str, jobs: int = 1) 
 
 
 def _train_to_the_end(name: str, config_words: Sequence[str], settings: Mapping[str, Any],
-                      workdir: str) -> None:
+                      workdir: str, processes: MainProcesses) -> None:
   folder = os.path.join(workdir, folder_name(name))
   if CHECKPOINT not in settings and not _has_ended(folder):
     print(f'{name}: training', flush=True)
-    _run_main(_words(config_words, folder, settings), f'{folder}.log')
+    processes.run(_words(config_words, folder, settings), f'{folder}.log')
     if not _has_ended(folder):
       raise UserError(f'{folder} was stopped before its end; give the command again to go on')
 
 
-def evaluate(runs: Runs, config_words: Sequence[str], workdir: str) -> None:
+def evaluate(runs: Runs, config_words: Sequence[str], workdir: str,
+             processes: MainProcesses) -> None:
   """Evaluates every run that has not been; the first is what the others are compared with.
 
   Raises:
@@ -159,8 +204,8 @@ def evaluate(runs: Runs, config_words: Sequence[str], workdir: str) -> None:
     if not os.path.exists(os.path.join(folder, record.FOLDER, 'metrics.json')):
       print(f'{name}: evaluation', flush=True)
       compared = [f'--config.eval.baseline={baseline}'] if folder != baseline else []
-      _run_main([*_words(config_words, folder, settings), '--mode=eval', *compared],
-                f'{folder}.log')
+      processes.run([*_words(config_words, folder, settings), '--mode=eval', *compared],
+                    f'{folder}.log')
 
 
 def _words(config_words: Sequence[str], folder: str, settings: Mapping[str, Any]) -> list[str]:
@@ -171,16 +216,6 @@ def _words(config_words: Sequence[str], folder: str, settings: Mapping[str, Any]
 def _has_ended(folder: str) -> bool:
   steps = step_directories.complete_steps(folder)
   return bool(steps) and step_directories.is_last(steps[max(steps)])
-
-
-def _run_main(words: Sequence[str], log: str) -> None:
-  os.makedirs(os.path.dirname(log), exist_ok=True)
-  with open(log, 'a', encoding='utf-8') as file:
-    done = subprocess.run([sys.executable, 'main.py', *words], stdout=file, stderr=file, check=False)
-  if done.returncode:
-    with open(log, encoding='utf-8', errors='replace') as file:
-      last = file.read().strip().rpartition('\n')[2]
-    raise UserError(f'main.py ended with exit code {done.returncode}: {last} (all of it: {log})')
 
 
 def table(runs: Runs, workdir: str) -> str:
@@ -233,12 +268,20 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   runs = parse_runs(values.run) if values.run else standard_runs(values.config)
   config_words = config_words_of(sys.argv[1:])
-  train(runs, config_words, values.workdir, values.jobs)
-  evaluate(runs, config_words, values.workdir)
-  text = table(runs, values.workdir)
-  with new_files.new_file(os.path.join(values.workdir, TABLE)) as file:
-    file.write(text.encode())
-  print(text)
+  processes = MainProcesses()
+  with sigterm.calls(processes.terminate):
+    train(runs, config_words, values.workdir, processes, values.jobs)
+    evaluate(runs, config_words, values.workdir, processes)
+  with command_line.ended_by_sigterm():
+    text = table(runs, values.workdir)
+    with new_files.new_file(os.path.join(values.workdir, TABLE)) as file:
+      file.write(text.encode())
+    print(text)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  command_line.set_up_logging(logging.WARNING)
+  return command_line.parse_flags(argv, ['config', 'workdir'])
 
 
 if __name__ == '__main__':
@@ -246,4 +289,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Folder of the runs and of the table.')
   flags.DEFINE_multi_string('run', [], "'name: field=value field=value'.")
   flags.DEFINE_integer('jobs', 1, 'Runs that are trained at a time.', lower_bound=1)
-  command_line.run(main, ['config', 'workdir'])
+  app.run(main, flags_parser=_parse_flags)

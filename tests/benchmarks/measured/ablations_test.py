@@ -89,17 +89,33 @@ def test_a_run_that_fails_is_one_sentence(tmp_path):
   assert not (tmp_path / ablations.TABLE).exists()
 
 
-def test_after_a_run_that_fails_no_other_begins(tmp_path, monkeypatch):
-  begun = []
+def test_after_a_run_that_fails_no_other_begins(tmp_path):
+  runs = {name: {'train.batch_sice': 2} for name in 'abcdefgh'}
+  with pytest.raises(UserError, match='batch_sice'):
+    ablations.train(runs, ['--config=configs/tiny.py'], str(tmp_path), ablations.MainProcesses())
+  assert [path.name for path in tmp_path.iterdir()] == ['a.log']
 
-  def fail(words, log):
-    begun.append(log)
-    raise UserError('no')
 
-  monkeypatch.setattr(ablations, '_run_main', fail)
-  with pytest.raises(UserError, match='no'):
-    ablations.train({name: {} for name in 'abcdefgh'}, [], str(tmp_path))
-  assert begun == [str(tmp_path / 'a.log')]
+def test_sigterm_ends_the_runs_that_were_started(tmp_path):
+  command = subprocess.Popen(
+      [sys.executable, '-m', 'benchmarks.measured.ablations', '--config=configs/tiny.py',
+       f'--workdir={tmp_path}', '--run=a:', '--run=b:', '--jobs=2'],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  assert command.stdout is not None
+  assert 'training' in command.stdout.readline() and 'training' in command.stdout.readline()
+  command.terminate()
+  _, errors = command.communicate(timeout=60)
+  # Had it not waited for them, it would be 143.
+  assert command.returncode == 2 and 'Traceback' not in errors
+  assert 'main.py ended with exit code' in errors or 'again to go on' in errors
+
+
+def test_after_sigterm_no_other_run_begins(tmp_path):
+  processes = ablations.MainProcesses()
+  processes.terminate()
+  with pytest.raises(UserError, match='again to go on'):
+    processes.run(['--config=configs/tiny.py', f'--workdir={tmp_path}'], str(tmp_path / 'a.log'))
+  assert not (tmp_path / 'a.log').read_text()
 
 
 @pytest.mark.slow
