@@ -33,7 +33,7 @@ from mat_jax.runtime import cluster, command_line, compilation_cache
 from mat_jax.training import train as training
 from mat_jax.training.inputs import Inputs
 from mat_jax.training.loop import Validate
-from mat_jax.training.train_state import TrainState
+from mat_jax.training.step.train_state import TrainState
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Configuration file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, events and results.')

@@ -21,10 +21,10 @@ from configs import base
 from mat_jax.features import vgg
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
-from mat_jax.training import aot, gradients, objectives, random_inputs, settings, train_step
-from mat_jax.training.objectives import Networks
-from mat_jax.training.settings import Training
-from mat_jax.training.train_state import TrainState, create
+from mat_jax.training.step import aot, gradients, objectives, random_inputs, settings, train_step
+from mat_jax.training.step.objectives import Networks
+from mat_jax.training.step.settings import Training
+from mat_jax.training.step.train_state import TrainState, create
 
 Tree = Any
 # A jitted function and the shapes of its arguments.

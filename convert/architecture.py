@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 
-from convert import limits
+from convert.torch_files import limits
 from mat_jax.errors import UserError
 from mat_jax.nn import sizes
 from mat_jax.nn.discriminator import Discriminator

@@ -21,8 +21,9 @@ from absl import flags, logging
 import ml_collections
 import numpy as np
 
-from convert import array_pickle, weight_files
-from convert.torch_reader import read_networks
+from convert import weight_files
+from convert.torch_files import array_pickle
+from convert.torch_files.torch_reader import read_networks
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.features import inception, vgg
 from mat_jax.runtime import command_line

@@ -15,9 +15,9 @@ import os
 from absl import flags
 import jax
 
-from convert import torch_reader
 from convert.architecture import StateDict, discriminator_from, generator_from
 from convert.state_dicts import Module, Tree, discriminator_variables, generator_variables
+from convert.torch_files import torch_reader
 from mat_jax.checkpoints import items, step_directories
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import sizes

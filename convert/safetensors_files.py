@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convert.file_window import FormatError, brief
+from convert.torch_files.file_window import FormatError, brief
 
 _DTYPES = {'F16', 'BF16', 'F32', 'F64', 'I8', 'I16', 'I32', 'I64', 'U8', 'U16', 'U32', 'U64',
            'BOOL', 'C64'}

@@ -15,8 +15,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from convert import limits, model_card, safetensors_files, state_dicts
-from convert.file_window import FormatError
+from convert import model_card, safetensors_files, state_dicts
+from convert.torch_files import limits
+from convert.torch_files.file_window import FormatError
 import mat_jax
 from mat_jax.checkpoints.digest import variables_digest
 from mat_jax.checkpoints.reader import EmaCheckpoint

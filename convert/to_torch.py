@@ -14,8 +14,9 @@ from absl import flags
 import jax
 import numpy as np
 
-from convert import names, safetensors_files, saved_models, torch_writer
+from convert import names, safetensors_files, saved_models
 from convert.state_dicts import discriminator_state_dict, generator_state_dict
+from convert.torch_files import torch_writer
 from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import projected

@@ -19,7 +19,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from convert.torch_reader import read_networks
+from convert.torch_files.torch_reader import read_networks
 from mat_jax.errors import UserError
 from mat_jax.features import vision_transformer
 

@@ -26,7 +26,7 @@ from input_pipeline.image_dataset import ImageDataset
 from mat_jax.inference import completion
 from mat_jax.nn.generator import Generator
 from mat_jax.runtime import sharding
-from mat_jax.training import aot
+from mat_jax.training.step import aot
 
 Arrays = dict[str, np.ndarray]
 VARY = ('all', 'latents', 'keep_masks')

@@ -18,9 +18,9 @@ import shutil
 from absl import flags
 import tensorflow_datasets as tfds
 
-from input_pipeline import attribution, crops, name_lists
 from input_pipeline.image_dataset import SAMPLES, ImageDataset, open_dataset
-from input_pipeline.preparation import TRANSPARENCIES, Settings
+from input_pipeline.preparing import attribution, crops, name_lists
+from input_pipeline.preparing.preparation import TRANSPARENCIES, Settings
 from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPortraits
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.runtime import buckets, command_line, images, new_files
@@ -84,7 +84,7 @@ def _check(settings: Settings, portraits: ImageDataset) -> None:
 
 def _check_distance(distance: int) -> None:
   try:
-    from input_pipeline.near_duplicates import BITS
+    from input_pipeline.preparing.near_duplicates import BITS
   except ImportError as error:
     raise UserError(
         f'ImageHash is not installed ({error}); pip install ImageHash') from error
@@ -95,7 +95,7 @@ def _check_distance(distance: int) -> None:
 
 def _beam_builder() -> type[WikiartPortraits]:
   try:
-    from input_pipeline.beam_preparation import BeamWikiartPortraits
+    from input_pipeline.preparing.beam_preparation import BeamWikiartPortraits
   except ImportError as error:
     raise UserError(f"Apache Beam is not installed ({error}); pip install -e '.[beam]'") from error
   return BeamWikiartPortraits

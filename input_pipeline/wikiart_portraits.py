@@ -17,8 +17,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 import tqdm
 
-from input_pipeline import preparation, split_plan
 from input_pipeline.image_dataset import ImageDataset, open_dataset
+from input_pipeline.preparing import preparation, split_plan
 
 REPORT = 'report.json'
 

@@ -19,9 +19,10 @@ from eval.metrics import measuring
 from input_pipeline import from_config
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
-from mat_jax.training import accumulators, gradients, start, train, train_state, train_step
-from mat_jax.training import settings as settings_lib
+from mat_jax.training import start, train
 from mat_jax.training.loop import Schedule
+from mat_jax.training.step import accumulators, gradients, train_state, train_step
+from mat_jax.training.step import settings as settings_lib
 
 _NAMES = sorted(path.stem for path in pathlib.Path(configs.__path__[0]).glob('*.py')
                 if path.stem != '__init__')

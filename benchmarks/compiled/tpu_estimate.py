@@ -25,7 +25,7 @@ from benchmarks.compiled import tpu_aot, tpu_cycles
 from benchmarks.peaks import Peak
 from mat_jax.errors import exit_on_user_error
 from mat_jax.runtime import command_line
-from mat_jax.training import aot
+from mat_jax.training.step import aot
 
 # Of this command alone: others, which a test imports too, have flags of the same names.
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()

@@ -29,7 +29,7 @@ from mat_jax.nn.layers import Conv2d
 from mat_jax.nn.modulation import ToRGB
 from mat_jax.ops.implementation import Implementation, for_platform
 from mat_jax.runtime import command_line
-from mat_jax.training import aot
+from mat_jax.training.step import aot
 
 Tree = Any
 Shape = tuple[int, ...]

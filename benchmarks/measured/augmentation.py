@@ -16,7 +16,7 @@ from absl import app, flags
 import jax
 import jax.numpy as jnp
 
-from mat_jax.training import augment
+from mat_jax.training.step import augment
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Examples.')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'Side of the images.')

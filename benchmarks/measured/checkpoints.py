@@ -20,7 +20,8 @@ import jax
 from configs import tiny
 from input_pipeline import from_config
 from mat_jax.runtime import sharding
-from mat_jax.training import aot, settings, start
+from mat_jax.training import start
+from mat_jax.training.step import aot, settings
 
 _TICKS = flags.DEFINE_integer('ticks', 5, 'Ticks with, and as many without, a save.')
 _STEPS = flags.DEFINE_integer('steps', 30, 'Steps of a tick.')

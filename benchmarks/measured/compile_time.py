@@ -28,7 +28,8 @@ from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.inference import completion
 from mat_jax.nn import model_config
 from mat_jax.runtime import compilation_cache, sharding
-from mat_jax.training import aot, settings, start
+from mat_jax.training import start
+from mat_jax.training.step import aot, settings
 
 Program = tuple[jax.stages.Wrapped | aot.AotFunction, tuple[Any, ...]]
 _PROGRAMS = ('step', 'tiny_step', 'fresh_weights', 'tiny_fresh_weights', 'generator')

@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from benchmarks.measured import published
+from benchmarks.reference import published
 from configs import base
 from input_pipeline import masks
 from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema

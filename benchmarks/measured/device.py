@@ -44,7 +44,7 @@ from benchmarks.measured import device_kernels
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import model_config
 from mat_jax.runtime import sharding
-from mat_jax.training import aot
+from mat_jax.training.step import aot
 
 Tree = Any
 Row = dict[str, Any]

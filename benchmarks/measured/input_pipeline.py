@@ -26,7 +26,7 @@ import tensorflow as tf
 from input_pipeline import masks, pipeline, prepare, stream
 from input_pipeline.image_dataset import ImageDataset, open_dataset
 from input_pipeline.mask_files import random_masks
-from input_pipeline.preparation import Settings
+from input_pipeline.preparing.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.runtime import images
 

@@ -25,12 +25,12 @@ from absl import app, flags, logging
 import jax
 import jax.numpy as jnp
 
-from benchmarks.measured import published, published_phases
+from benchmarks.reference import published, published_phases
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn.discriminator import Discriminator
 from mat_jax.nn.generator import Generator
 from mat_jax.ops.implementation import for_platform
-from mat_jax.training.objectives import Networks
+from mat_jax.training.step.objectives import Networks
 
 Row = dict[str, Any]
 

@@ -23,8 +23,9 @@ from configs import tiny
 from input_pipeline import from_config
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.runtime import sharding
-from mat_jax.training import accumulators, aot, loss_scale, settings, start
-from mat_jax.training.train_state import TrainState
+from mat_jax.training import start
+from mat_jax.training.step import accumulators, aot, loss_scale, settings
+from mat_jax.training.step.train_state import TrainState
 
 # Of this command alone: others, which a test imports too, have flags of the same names.
 _FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()

@@ -13,7 +13,7 @@ from eval.classical.methods import Fill
 from eval.metrics import batching, measuring
 from eval.metrics.measuring import Models
 from mat_jax.runtime import image_grid, sharding
-from mat_jax.training import aot
+from mat_jax.training.step import aot
 
 _FILLED = 'filled'
 

@@ -17,7 +17,7 @@ from convert import feature_nets as feature_weights
 from eval.metrics import batching, feature_networks, image_metrics, lpips_distance
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
-from mat_jax.training import aot
+from mat_jax.training.step import aot
 
 LPIPS_NETS = ('alex', 'vgg')
 REAL = 'real'

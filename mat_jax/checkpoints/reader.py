@@ -30,7 +30,7 @@ _NETWORK_FIELDS = ('g_params', 'g_buffers', 'd_params')
 _ARCHITECTURE = ('resolution', 'mapping_layers', 'width')
 
 Tree = Any
-# A dataclass of trees: `mat_jax.training.train_state.TrainState`.
+# A dataclass of trees: `mat_jax.training.step.train_state.TrainState`.
 State = Any
 
 

@@ -1,1 +1,1 @@
-"""The training step, the training loop, metrics and logs."""
+"""Training runs: start, loop, logs; `step` has the training step."""

@@ -25,13 +25,14 @@ from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.inference import completion
 from mat_jax.runtime import image_grid, sharding
 from mat_jax.runtime.preemption import Preemption, Rescue
-from mat_jax.training import accumulators, aot, loss_scale, microbatch, status
+from mat_jax.training import status
 from mat_jax.training.inputs import Stream
 from mat_jax.training.nan_guard import NanGuard
-from mat_jax.training.objectives import Networks
-from mat_jax.training.settings import Training
+from mat_jax.training.step import accumulators, aot, loss_scale, microbatch
+from mat_jax.training.step.objectives import Networks
+from mat_jax.training.step.settings import Training
+from mat_jax.training.step.train_state import TrainState
 from mat_jax.training.summary_writer import SummaryWriter
-from mat_jax.training.train_state import TrainState
 
 # (networks, averaged variables, asks whether to stop) -> metrics by name, None if stopped.
 Validate = Callable[[Networks, Mapping[str, Any], Callable[[], bool]], dict[str, float] | None]

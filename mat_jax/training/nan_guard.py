@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 from mat_jax.errors import UserError
-from mat_jax.training import accumulators
+from mat_jax.training.step import accumulators
 
 
 class NanGuard:

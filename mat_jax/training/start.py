@@ -24,10 +24,11 @@ from mat_jax.errors import UserError
 from mat_jax.features import vgg
 from mat_jax.nn import model_config, projected
 from mat_jax.runtime import sharding
-from mat_jax.training import accumulators, aot, growing, loss_scale
-from mat_jax.training import settings as settings_lib
-from mat_jax.training.objectives import Networks
-from mat_jax.training.train_state import TrainState
+from mat_jax.training import growing
+from mat_jax.training.step import accumulators, aot, loss_scale
+from mat_jax.training.step import settings as settings_lib
+from mat_jax.training.step.objectives import Networks
+from mat_jax.training.step.train_state import TrainState
 
 # Validation metric -> whether higher is better.
 _METRICS = {'lpips_alex': False, 'psnr': True, 'ssim': True, 'l1': False, 'psnr_hole': True,

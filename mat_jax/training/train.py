@@ -12,12 +12,13 @@ from mat_jax.checkpoints.resume import parse_accepted
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding, workdir_lock
 from mat_jax.runtime.preemption import Preemption, Processes
-from mat_jax.training import microbatch, start
-from mat_jax.training import settings as settings_lib
+from mat_jax.training import start
 from mat_jax.training.inputs import Inputs
 from mat_jax.training.loop import Loop, Run, Schedule, Validate, is_unreported
+from mat_jax.training.step import microbatch
+from mat_jax.training.step import settings as settings_lib
+from mat_jax.training.step.train_state import TrainState
 from mat_jax.training.summary_writer import SummaryWriter
-from mat_jax.training.train_state import TrainState
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, open_inputs: Callable[[], Inputs],

@@ -17,7 +17,7 @@ from mat_jax.checkpoints.reader import abstract_state
 from mat_jax.errors import UserError
 from mat_jax.runtime import disk
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import loss_scale
+from mat_jax.training.step import loss_scale
 from tests.support.tiny_state import MODEL, equal, like, open_checkpoints, save_steps, tiny_state
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 from convert import feature_nets, weight_files
 from convert.feature_nets import (
   inception_params_from_state_dict,

@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
-from convert import from_torch, state_dicts, to_torch, torch_reader
+from convert import from_torch, state_dicts, to_torch
+from convert.torch_files import torch_reader
 from mat_jax import Discriminator, Generator
 from mat_jax.checkpoints import items, reader, step_directories
 from mat_jax.errors import UserError

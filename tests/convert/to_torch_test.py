@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from convert import from_torch, to_torch, torch_writer
-from convert.torch_reader import read_networks
+from convert import from_torch, to_torch
+from convert.torch_files import torch_writer
+from convert.torch_files.torch_reader import read_networks
 from mat_jax import Generator
 from mat_jax.errors import UserError
 from tests.support import reference
@@ -70,7 +71,7 @@ def test_iopaint_has_no_noise(converted, tmp_path, capsys):
 
 def test_what_iopaint_spandrel_and_comfyui_load_strictly():
   # Names and shapes of the network in iopaint 1.6.0, in spandrel_extra_arches 0.2.0 and in
-  # comfyui-inpaint-nodes 1.4.2, as `benchmarks.measured.torch_programs` finds them.
+  # comfyui-inpaint-nodes 1.4.2, as `benchmarks.pytorch.torch_programs` finds them.
   manifest = reference.load('manifest_512.json')['generator']
   shapes = {name: tuple(shape) for group in manifest.values() for name, shape in group.items()}
   variables = from_torch.generator_variables(

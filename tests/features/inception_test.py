@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 from convert.feature_nets import inception_params_from_state_dict
 from mat_jax.features import inception
 from tests.support import reference

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 from mat_jax.features import vgg
 
 WIDTHS = (4, 5, 6, 7, 8)

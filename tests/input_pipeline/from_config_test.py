@@ -13,7 +13,7 @@ import pytest
 
 from configs import wikiart
 from input_pipeline import from_config, prepare
-from input_pipeline.preparation import Settings
+from input_pipeline.preparing.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
 

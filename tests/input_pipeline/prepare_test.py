@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import image_dataset, pipeline, prepare
 from input_pipeline.mask_files import random_masks
-from input_pipeline.preparation import Settings
+from input_pipeline.preparing.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
 from mat_jax.runtime import buckets
@@ -243,7 +243,7 @@ def test_figures_on_beam_are_the_same(figures, tmp_path):
 
 
 def test_near_duplicates_need_a_library(raw, tmp_path, monkeypatch):
-  monkeypatch.delitem(sys.modules, 'input_pipeline.near_duplicates', raising=False)
+  monkeypatch.delitem(sys.modules, 'input_pipeline.preparing.near_duplicates', raising=False)
   monkeypatch.setitem(sys.modules, 'imagehash', None)
   with pytest.raises(UserError, match='ImageHash is not installed'):
     prepare.prepare(raw, str(tmp_path / 'out'), config(near_duplicates=10))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.measured import fill, published
+from benchmarks.reference import fill, published
 from convert import names
 from mat_jax import Generator
 from mat_jax.nn import sizes

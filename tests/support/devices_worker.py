@@ -20,8 +20,8 @@ from configs import tiny
 from input_pipeline import from_config
 from mat_jax.nn import model_config
 from mat_jax.runtime import cluster, compilation_cache, sharding
-from mat_jax.training import aot, objectives, settings, train_step
-from mat_jax.training.gradients import Context
+from mat_jax.training.step import aot, objectives, settings, train_step
+from mat_jax.training.step.gradients import Context
 
 BATCH = 32  # four images on each of eight devices
 

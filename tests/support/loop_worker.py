@@ -26,9 +26,10 @@ import main
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
 from mat_jax.runtime.preemption import Preemption
-from mat_jax.training import accumulators, aot, loop, microbatch, settings, train
+from mat_jax.training import loop, train
+from mat_jax.training.step import accumulators, aot, microbatch, settings
+from mat_jax.training.step.train_state import AugmentState
 from mat_jax.training.summary_writer import SummaryWriter
-from mat_jax.training.train_state import AugmentState
 from tests.support.tiny_state import MODEL, like, tiny_state
 
 STEPS, TICK, SNAPSHOT = 12, 2, 4

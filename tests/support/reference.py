@@ -8,8 +8,8 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from benchmarks.measured import fill
-from benchmarks.measured.published import (  # noqa: F401, the tests take them from here
+from benchmarks.reference import fill
+from benchmarks.reference.published import (  # noqa: F401, the tests take them from here
   GOLDEN,
   load,
   nhwc,

@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mat_jax.checkpoints import reader
 from mat_jax.checkpoints.manager import Checkpoints
 from mat_jax.runtime import sharding
-from mat_jax.training import aot, settings, start
+from mat_jax.training import start
+from mat_jax.training.step import aot, settings
 
 
 def events(workdir):

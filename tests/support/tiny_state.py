@@ -8,7 +8,7 @@ import numpy as np
 
 from mat_jax.checkpoints.manager import Best, Checkpoints
 from mat_jax.checkpoints.reader import abstract_state
-from mat_jax.training.train_state import TrainState
+from mat_jax.training.step.train_state import TrainState
 
 MODEL = {'resolution': 64, 'mapping_layers': 2, 'width': 0.0625, 'dtype': 'auto'}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 
 WIDTH, DEPTH, PATCH, FEATURES = 128, 2, 14, 48
 DINOV2_GRID = 37  # of the published position embedding

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.training import accumulators
 from mat_jax.training.nan_guard import NanGuard
+from mat_jax.training.step import accumulators
 
 
 def _losses(**bad):

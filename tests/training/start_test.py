@@ -14,7 +14,8 @@ from mat_jax.checkpoints.reader import restore_networks
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
 from mat_jax.runtime.disk import UnreachableError
-from mat_jax.training import accumulators, loss_scale, settings, start
+from mat_jax.training import start
+from mat_jax.training.step import accumulators, loss_scale, settings
 from tests.support import runs
 
 

@@ -16,7 +16,8 @@ import main
 from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding, workdir_lock
-from mat_jax.training import settings, start
+from mat_jax.training import start
+from mat_jax.training.step import settings
 from tests.conftest import tiny_config
 from tests.support import runs
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.measured import parity, published, published_phases
+from benchmarks.measured import parity
+from benchmarks.reference import published, published_phases
 from convert import names
 from tests.support.paths import ROOT
 

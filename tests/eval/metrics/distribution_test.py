@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 from sklearn import svm
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 from eval.metrics import distribution
 from mat_jax.errors import UserError
 from tests.support import reference

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 from eval.metrics import image_metrics
 from mat_jax.errors import UserError
 

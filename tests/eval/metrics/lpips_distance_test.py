@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from benchmarks.measured import fill
+from benchmarks.reference import fill
 from convert import feature_nets
 from eval.metrics import lpips_distance
 from mat_jax.errors import UserError

@@ -1,0 +1,1 @@
+"""The networks and training phases whose published results `tests/golden` has."""

@@ -1,0 +1,1 @@
+"""One training step as pure functions: augmentation, losses, gradients, and the update."""
