@@ -8,20 +8,22 @@
 Every run is `main.py` with the same --config and the same seed, in a folder of its own in
 `--workdir`, and is then evaluated by `main.py --mode=eval`, all but the first with the first as
 its baseline. A command that was interrupted goes on where it was; what has ended or been evaluated
-is not done again, whatever the fields say now: other settings need another folder. SIGTERM ends the
-runs that it has started, which save their state first. `--run` names a run and the
-fields that it changes, and is not trained if `eval.checkpoint` is one of them: a model before
-fine-tuning. Without --run the runs are those of `standard_runs`. The table, ablations.md
+is not done again, whatever the fields say now: other settings need another folder. SIGTERM ends
+the runs that it has started, which save their state first. `--run` names a run and the fields that
+it changes, and is not trained if `eval.checkpoint` is one of them: a model before fine-tuning.
+Without --run the runs are those of `standard_runs`. The table, ablations.md
 in `--workdir`, has the metrics of the first set of masks, the paired differences from the first
-run, and the state of the discriminator in the last tick.
+run, and the state of the discriminator, means over the last quarter of the ticks.
 """
 
 from collections.abc import Mapping, Sequence
 from concurrent import futures
 import itertools
 import json
+import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import threading
@@ -44,7 +46,7 @@ TABLE = 'ablations.md'
 CHECKPOINT = 'eval.checkpoint'  # a run that sets it is evaluated only
 Runs = Mapping[str, Mapping[str, Any]]  # {name: {field: value}}
 
-# What the table shows of each run: metrics of pairs, and statistics of the last tick.
+# What the table shows of each run: metrics of pairs, and statistics of its ticks.
 _METRICS = ('lpips_alex', 'psnr_hole', 'kd_vgg16')
 _STATISTICS = {'ADA p': 'augment/probability', 'sign real': 'signs/real', 'sign fake': 'signs/fake',
                'D loss': 'loss/d', 'R1': 'loss/r1'}
@@ -251,11 +253,13 @@ def _metrics(group: Group) -> list[str]:
 
 
 def _statistics(folder: str) -> list[str]:
-  path, last = os.path.join(folder, log_files.ROWS), {}
+  path, rows = os.path.join(folder, log_files.ROWS), []
   if os.path.exists(path):
     with open(path, encoding='utf-8') as file:
-      last = json.loads(file.read().strip().rpartition('\n')[2])
-  return [f'{last[field]:.3g}' if field in last else '–' for field in _STATISTICS.values()]
+      rows = [json.loads(line) for line in file]
+  last = rows[-math.ceil(len(rows) / 4):]  # one tick may be of a few steps
+  found = [[row[field] for row in last if field in row] for field in _STATISTICS.values()]
+  return [f'{statistics.fmean(values):.3g}' if values else '–' for values in found]
 
 
 def _row(cells: Sequence[str]) -> str:

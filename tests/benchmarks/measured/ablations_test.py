@@ -60,7 +60,7 @@ def _done(workdir, name, lpips, kd, difference, p):
                                   'psnr_hole': Summary(17.5, 17.0, 18.0, 40, 0, 0)}},
                 differences, {'MAT': {'kd_vgg16': Distance(kd, None, None, 40, 320, 512)}})
   record.write(Record('MAT', 8, 1.0, 'test', 8, 0, {}, {'large': group}, {}), str(folder / 'eval'))
-  rows = [{'signs/real': 0.9}, {'augment/probability': p, 'signs/real': 0.25}]
+  rows = [*[{'signs/real': 0.9}] * 6, {'augment/probability': p, 'signs/real': 0.2}, {'signs/real': 0.3}]
   (folder / 'stats.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
