@@ -133,7 +133,11 @@ class MainProcesses:
           raise UserError('stopped; give the command again to go on')
         process = subprocess.Popen([sys.executable, 'main.py', *words], stdout=file, stderr=file)
         self._running.add(process)
-      code = process.wait()
+      try:
+        code = process.wait()
+      except KeyboardInterrupt:  # of this process alone, perhaps
+        process.terminate()
+        raise
     with self._lock:
       self._running.remove(process)
     if code:

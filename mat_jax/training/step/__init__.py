@@ -1,1 +1,1 @@
-"""One training step as pure functions: augmentation, losses, gradients, and the update."""
+"""The training step: its settings, its state, the pure functions it is made of, and its compilation."""
