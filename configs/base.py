@@ -306,7 +306,9 @@ def _inpainting() -> ml_collections.ConfigDict:
   # Side of what the network sees over that of the holes in it, at least.
   inpaint.context = 1.5
   # How much a result may be enlarged without tiles, and without a notice.
-  inpaint.max_enlarge = 2.0
+  inpaint.max_enlarge = 4.0
+  # Whether a result that was enlarged is made of patches of the known picture that look like it.
+  inpaint.texture = True
   # Whether the result is fitted to the colours of the kept pixels beside the hole.
   inpaint.seamless = True
   # Whether to add the noise of the surroundings that the result lacks.

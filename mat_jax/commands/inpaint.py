@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add('--context', type=float, default=_DEFAULTS.context, help='window over hole, at least')
   add('--max_enlarge', type=float, default=_DEFAULTS.max_enlarge,
       help='how much a result may be enlarged without tiles')
+  add('--texture', action=argparse.BooleanOptionalAction, default=_DEFAULTS.texture,
+      help='make an enlarged result of patches of the known picture')
   add('--seamless', action=argparse.BooleanOptionalAction, default=_DEFAULTS.seamless,
       help='fit the result to the colours around the hole')
   add('--grain', action=argparse.BooleanOptionalAction, default=_DEFAULTS.grain,

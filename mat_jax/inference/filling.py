@@ -157,11 +157,12 @@ def _inputs(job: _Job, side: int, feather: int) -> tuple[np.ndarray, np.ndarray]
 def _write(job: _Job, output: np.ndarray, options: InpaintOptions) -> None:
   """Blends the network's output into the canvas."""
   window = job.window
+  is_final = window.kind != 'coarse'
   fill = blend(
       views.enlarge(output, window.side), job.truth, job.known, job.hole,
-      options.seamless, options.grain and window.kind != 'coarse',
+      options.seamless, options.grain and is_final,
       window_seed(job.variant.latent_seed, window), options.feather,
-      window.enlarge)
+      window.enlarge, options.texture and is_final)
   changed = job.hole
   if options.feather:
     changed = grow(job.hole, options.feather) & (job.known | job.hole)

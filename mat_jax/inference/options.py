@@ -28,6 +28,8 @@ class InpaintOptions:
       `max_enlarge` and tiles beyond it.
     context: side of a window over the longer side of its holes, at least.
     max_enlarge: how much a result may be enlarged without tiles, and without a notice.
+    texture: whether a result that was enlarged, and is blurred for it, is made of patches of the
+      known picture that look like it.
     seamless: whether the network's result is fitted to the colours of the kept pixels beside it.
     grain: whether to add the noise of the surroundings that the network's result lacks.
     feather: width in pixels of a soft transition, for which the network completes so many kept
@@ -42,7 +44,8 @@ class InpaintOptions:
   truncation_psi: float = 1.0
   strategy: Strategy = 'auto'
   context: float = 1.5
-  max_enlarge: float = 2.0
+  max_enlarge: float = 4.0
+  texture: bool = True
   seamless: bool = True
   grain: bool = True
   feather: int = 0

@@ -78,7 +78,7 @@ class _View:
 
 
 def plan(hole: np.ndarray, resolution: int, context: float = 1.5, strategy: Strategy = 'auto',
-         max_enlarge: float = 2.0, overlap: float = 0.25) -> Plan:
+         max_enlarge: float = 4.0, overlap: float = 0.25) -> Plan:
   """Divides the filling of a picture into windows.
 
   Holes near each other share a window, and larger groups are filled first. The windows of a
