@@ -8,7 +8,8 @@
 The ratio is the mean difference of neighbouring pixels across the border of the hole over that of
 neighbours on one side of it, at most 8 pixels away (`blend.border_gradient`): larger than 1 where a
 border shows. It is measured for the network's result as it is, with its colours fitted to the
-kept pixels (`seamless`), with grain too, and for the original, which a perfect fill would equal.
+kept pixels (`seamless`), with grain too, with texture where it was enlarged, and for the original,
+which a perfect fill would equal.
 LPIPS (alex) is the distance from the original. The last line is JSON: of each over the
 pictures, the mean and its standard error, also of the change of LPIPS from the result as it is.
 """
@@ -31,8 +32,9 @@ from mat_jax.inference.inpainter import Inpainter
 from mat_jax.inference.options import InpaintOptions
 from mat_jax.runtime import command_line, image_grid
 
-_WAYS = {'as it is': InpaintOptions(seamless=False, grain=False),
-         'seamless': InpaintOptions(grain=False), 'seamless and grain': InpaintOptions()}
+_WAYS = {'as it is': InpaintOptions(texture=False, seamless=False, grain=False),
+         'seamless': InpaintOptions(texture=False, grain=False),
+         'seamless and grain': InpaintOptions(texture=False), 'and texture': InpaintOptions()}
 _SIDE = 256  # of a picture in the figure
 
 # Of this command alone.
@@ -41,8 +43,8 @@ flags.DEFINE_string('model', 'small', 'As of `mat-jax inpaint`.', flag_values=_F
 flags.DEFINE_string('images', None, 'Folder of PNG files.', flag_values=_FLAGS)
 flags.DEFINE_string('masks', None, 'Folder of masks of the same names, black is hole.',
                     flag_values=_FLAGS)
-flags.DEFINE_string('figure', '', 'PNG file to write: masked, as it is, seamless and with '
-                    'grain, original.', flag_values=_FLAGS)
+flags.DEFINE_string('figure', '', 'PNG file to write: masked, as it is, with all of it, '
+                    'original.', flag_values=_FLAGS)
 flags.DEFINE_list('shown', [], 'Names of the pictures of the figure, without .png; all by default.',
                   flag_values=_FLAGS)
 flags.DEFINE_integer('crop', 0, 'Side of the square of every picture that the figure shows, where '
@@ -130,7 +132,7 @@ def _row(pictures: dict[str, np.ndarray], hole: np.ndarray, crop: int) -> list[n
   masked = np.where(hole[..., None], np.uint8(128), pictures['original'])
   part = crop_with_most_border(hole, crop) if crop else (slice(None), slice(None))
   return [picture[part] for picture in (
-      masked, pictures['as it is'], pictures['seamless and grain'], pictures['original'])]
+      masked, pictures['as it is'], pictures['and texture'], pictures['original'])]
 
 
 @exit_on_user_error

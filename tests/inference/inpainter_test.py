@@ -108,6 +108,25 @@ def test_a_large_hole_is_enlarged_or_tiled_with_a_notice(inpainter, caplog):
     inpainter.inpaint(image, mask, options=InpaintOptions(strategy='crop'))
 
 
+def test_an_enlarged_result_has_the_texture_of_the_picture(inpainter):
+  side = 4 * inpainter.resolution
+  image = np.full((side, side, 3), 60, np.uint8)
+  image[:, ::2] = 180
+  mask = np.ones((side, side), bool)
+  mask[side // 4:-side // 4, side // 8:-side // 8] = False
+  textured, plain = (inpainter.inpaint(image, mask, options=InpaintOptions(
+      texture=texture, grain=False))[0].astype(int) for texture in (True, False))
+  np.testing.assert_array_equal(textured[mask], image[mask])
+  contrast = [np.abs(np.diff(result[side // 3:-side // 3, side // 5:-side // 5], axis=1)).mean()
+              for result in (textured, plain)]
+  assert contrast[0] > 3 * contrast[1], 'stripes of a pixel, which a shrunk picture has not'
+  # What is not enlarged is as the network leaves it.
+  image, mask = _picture(inpainter.resolution, inpainter.resolution)
+  np.testing.assert_array_equal(*(
+      inpainter.inpaint(image, mask, options=InpaintOptions(texture=texture))
+      for texture in (True, False)))
+
+
 def test_a_feather_changes_kept_pixels_beside_the_hole_alone(inpainter):
   image, mask = _picture(100, 100)
   options = InpaintOptions(feather=3)

@@ -6,7 +6,7 @@ is seen at native scale, with what else is near in the same square. Of a larger 
 - `auto`: thin damage in tiles at native scale; else one window that is shrunk up to
   `max_enlarge` times for the network; else a coarse window and then tiles at native scale.
 - `tile`: thin damage in tiles, all else in a coarse window and then tiles.
-- `resize`: one window, shrunk as much as it takes.
+- `resize`: one window, shrunk as much as it takes, and blurred or with the texture of what is known.
 - `crop`: one window at native scale, with as little context as there is room for, or an error.
 
 There is one coarse pass and none between it and the tiles: whether one would help has to be
@@ -195,8 +195,8 @@ def _notice(enlargement: Enlargement) -> str:
   if enlargement.tiles:
     return (f'{start} {enlargement.factor:.1f} times, and then again in {enlargement.tiles} tiles '
             'at full scale, which may not agree on large shapes')
-  return (f'{start} {enlargement.factor:.1f} times, and will be blurred; strategy auto or tile '
-          'fills it at full scale')
+  return (f'{start} {enlargement.factor:.1f} times, which leaves out detail; strategy auto or '
+          'tile fills it at full scale')
 
 
 def _place(box: Box) -> str:

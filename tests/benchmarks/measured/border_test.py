@@ -28,7 +28,7 @@ def pair():
 
 def test_a_border_is_told_from_none(pair):
   found, pictures = border.measure(_Flat(), *pair)
-  assert list(found) == ['as it is', 'seamless', 'seamless and grain', 'original']
+  assert list(found) == ['as it is', 'seamless', 'seamless and grain', 'and texture', 'original']
   assert list(pictures) == list(found)
   assert found['as it is'].ratio > 10 and found['as it is'].lpips > 0.01
   assert found['original'].ratio == pytest.approx(1, abs=0.15)
