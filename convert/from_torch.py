@@ -22,7 +22,8 @@ from mat_jax.checkpoints import items, step_directories
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import sizes
 from mat_jax.nn.generator import Generator
-from mat_jax.runtime import command_line, disk, new_files, staging
+from mat_jax.runtime import command_line
+from mat_jax.runtime.storage import disk, new_files, staging
 
 
 @dataclasses.dataclass(frozen=True)

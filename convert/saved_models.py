@@ -24,8 +24,8 @@ from mat_jax.checkpoints.reader import EmaCheckpoint
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config, sizes
 from mat_jax.nn.generator import Generator
-from mat_jax.runtime import disk, new_files
-from mat_jax.runtime.disk import DamagedError
+from mat_jax.runtime.storage import disk, new_files
+from mat_jax.runtime.storage.disk import DamagedError
 
 WEIGHTS = 'model.safetensors'
 CONFIG = 'config.json'

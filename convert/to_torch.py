@@ -20,7 +20,8 @@ from convert.torch_files import torch_writer
 from mat_jax.checkpoints import reader
 from mat_jax.errors import UserError, exit_on_user_error
 from mat_jax.nn import projected
-from mat_jax.runtime import command_line, new_files
+from mat_jax.runtime import command_line
+from mat_jax.runtime.storage import new_files
 
 Tree = Mapping[str, Any]
 StateDict = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import os
 from absl import logging
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 _CACHE = 'mat-jax'  # folder inside the user's cache folder
 _TIMEOUT = 30  # seconds without an answer

@@ -20,7 +20,8 @@ from mat_jax.checkpoints import step_directories
 from mat_jax.checkpoints.reader import EmaCheckpoint, restore_ema, restore_ema_of
 from mat_jax.checkpoints.restore import found_by_first
 from mat_jax.errors import UserError
-from mat_jax.runtime import cluster, disk
+from mat_jax.runtime import cluster
+from mat_jax.runtime.storage import disk
 
 
 def make_validation(config: ml_collections.ConfigDict) -> Callable[

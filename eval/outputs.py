@@ -14,7 +14,8 @@ from eval.results import baseline, markdown, pairs, picture_paths, record
 from eval.results.album import Album, comparison, masked
 from eval.results.record import Record
 from eval.results.systems import BASELINE, MODEL
-from mat_jax.runtime import buckets, image_grid, new_files, staging
+from mat_jax.runtime import image_grid
+from mat_jax.runtime.storage import buckets, new_files, staging
 
 _SHOWN = 6
 

@@ -8,7 +8,8 @@ from input_pipeline import mask_files, pipeline
 from input_pipeline.image_dataset import ImageDataset, open_dataset
 from input_pipeline.stream import Stream
 from mat_jax.errors import UserError
-from mat_jax.runtime import bucket_cache, images
+from mat_jax.runtime import images
+from mat_jax.runtime.storage import bucket_cache
 
 FILES = 'files'  # the set of masks that come from a folder
 

@@ -13,8 +13,9 @@ import numpy as np
 from input_pipeline.sources import folder
 from input_pipeline.sources.source import Source
 from mat_jax.errors import UserError
-from mat_jax.runtime import bucket_cache, images
+from mat_jax.runtime import images
 from mat_jax.runtime.folders import list_files
+from mat_jax.runtime.storage import bucket_cache
 
 SAMPLES = 'samples'
 SPLITS = ('train', 'validation', 'test')

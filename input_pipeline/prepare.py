@@ -23,7 +23,8 @@ from input_pipeline.preparing import attribution, crops, name_lists
 from input_pipeline.preparing.preparation import TRANSPARENCIES, Settings
 from input_pipeline.wikiart_portraits import REPORT, PortraitsConfig, WikiartPortraits
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.runtime import buckets, command_line, images, new_files
+from mat_jax.runtime import command_line, images
+from mat_jax.runtime.storage import buckets, new_files
 
 
 def prepare(data_dir: str, output: str, config: PortraitsConfig, beam_runner: str | None = None,

@@ -25,7 +25,7 @@ import pytest
 from configs import tiny
 from eval import evaluate
 import main
-from mat_jax.runtime import disk
+from mat_jax.runtime.storage import disk
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -93,7 +93,7 @@ def bucket_copies(tmp_path, monkeypatch):
   """A cache folder of the test for data of buckets, and a way to be another process."""
   import platformdirs
 
-  from mat_jax.runtime import bucket_cache
+  from mat_jax.runtime.storage import bucket_cache
 
   monkeypatch.setattr(platformdirs, 'user_cache_dir', lambda name: str(tmp_path / 'cache' / name))
   bucket_cache._cached.cache_clear()

@@ -39,7 +39,8 @@ from eval.results.record import Group
 from eval.results.systems import BASELINE, MODEL
 from mat_jax.checkpoints import step_directories
 from mat_jax.errors import UserError, exit_on_user_error
-from mat_jax.runtime import command_line, new_files, sigterm
+from mat_jax.runtime import command_line, sigterm
+from mat_jax.runtime.storage import new_files
 from mat_jax.training import log_files
 
 TABLE = 'ablations.md'

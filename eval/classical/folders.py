@@ -11,9 +11,10 @@ from eval.classical.methods import Fill
 from input_pipeline.ahead import in_order
 from mat_jax.errors import UserError
 from mat_jax.inference.matching import match_files
-from mat_jax.runtime import bucket_cache, image_grid
+from mat_jax.runtime import image_grid
 from mat_jax.runtime.images import load_image
 from mat_jax.runtime.mask_values import load_mask
+from mat_jax.runtime.storage import bucket_cache
 
 _Pair = tuple[str, str]
 

@@ -25,8 +25,8 @@ from eval.results.pairs import Pairs
 from eval.results.record import Record
 from input_pipeline.ahead import in_order
 from mat_jax.errors import UserError
-from mat_jax.runtime import bucket_cache, buckets
 from mat_jax.runtime.folders import find_images
+from mat_jax.runtime.storage import bucket_cache, buckets
 
 
 @dataclasses.dataclass(frozen=True)

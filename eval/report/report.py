@@ -20,7 +20,7 @@ from eval.report.pictures import Section
 from eval.results import tables
 from eval.results.tables import count_of
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, new_files, staging
+from mat_jax.runtime.storage import buckets, new_files, staging
 
 PAGE = 'report.html'
 FOLDER = 'report'

@@ -12,7 +12,7 @@ from PIL import Image
 from eval.results import pairs, picture_paths, record
 from eval.results.pairs import Pairs
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 
 # The setting of the systems beside MAT, of which a baseline needs none.
 CLASSICAL = 'classical'

@@ -5,7 +5,7 @@ import os
 from eval.results import tables
 from eval.results.record import Record
 from eval.results.tables import Cell, Table, count_of
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 
 def markdown(record: Record) -> str:

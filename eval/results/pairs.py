@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.metrics.names import PAIR_METRICS
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, new_files
+from mat_jax.runtime.storage import buckets, new_files
 
 FILE = 'per_image.csv'
 

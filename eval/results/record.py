@@ -14,7 +14,7 @@ from eval.metrics.bootstrap import Summary
 from eval.metrics.distances import Distance
 from mat_jax.checkpoints.step_directories import FOLDER as STEPS
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, disk, new_files
+from mat_jax.runtime.storage import buckets, disk, new_files
 
 FOLDER = 'eval'  # of a workdir, with all that evaluations write
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mat_jax.inference.planning.holes import Box
 from mat_jax.pictures.pictures import Picture
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 MAX_SIDE = 1600  # pixels: more than a page shows, and little enough to draw on without delay
 _STRIP_PIXELS = 2**24

@@ -15,8 +15,8 @@ from absl import logging
 
 from mat_jax.checkpoints.step_directories import META
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, disk, new_files
 from mat_jax.runtime.lease import has_ended
+from mat_jax.runtime.storage import buckets, disk, new_files
 
 # A step directory has this name as well until its successor is complete.
 _REPLACED = '.replaced'

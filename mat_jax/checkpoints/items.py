@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from mat_jax.checkpoints import orbax_noise
-from mat_jax.runtime import disk
-from mat_jax.runtime.disk import DamagedError
+from mat_jax.runtime.storage import disk
+from mat_jax.runtime.storage.disk import DamagedError
 
 Tree = Any
 

@@ -24,8 +24,8 @@ from mat_jax.checkpoints.items import check_space, write_item, write_meta
 from mat_jax.checkpoints.reader import FORMAT, State, items_of
 from mat_jax.checkpoints.step_directories import FOLDER, best_step, is_complete, step_numbers
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, disk, new_files
-from mat_jax.runtime.disk import UnreachableError
+from mat_jax.runtime.storage import buckets, disk, new_files
+from mat_jax.runtime.storage.disk import UnreachableError
 
 # Name suffixes of incomplete saves, here and by Orbax's manager.
 _PARTIAL = '.partial'

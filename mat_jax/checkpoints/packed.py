@@ -18,7 +18,7 @@ import safetensors
 from safetensors.numpy import save
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, new_files, staging
+from mat_jax.runtime.storage import buckets, new_files, staging
 
 SUFFIX = '.safetensors'
 # Of the models that are shipped: NAME.safetensors in it is given by NAME, and a folder of that name

@@ -19,8 +19,8 @@ from mat_jax.checkpoints import packed
 from mat_jax.checkpoints.items import read_arrays, read_shapes
 from mat_jax.checkpoints.step_directories import FOLDER, read_found, read_meta, read_present
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk, staging
-from mat_jax.runtime.disk import DamagedError
+from mat_jax.runtime.storage import disk, staging
+from mat_jax.runtime.storage.disk import DamagedError
 
 # Grows when runs that were saved by an earlier version cannot be resumed; 1 is not written.
 FORMAT = 2

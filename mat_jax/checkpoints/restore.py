@@ -16,8 +16,9 @@ from mat_jax.checkpoints.items import read_arrays, read_shapes
 from mat_jax.checkpoints.reader import FORMAT, State, check_architecture, is_converted, items_of
 from mat_jax.checkpoints.step_directories import load_meta, step_numbers
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, cluster, disk, staging
-from mat_jax.runtime.disk import DamagedError, UnreachableError
+from mat_jax.runtime import cluster
+from mat_jax.runtime.storage import buckets, disk, staging
+from mat_jax.runtime.storage.disk import DamagedError, UnreachableError
 
 Tree = Any
 

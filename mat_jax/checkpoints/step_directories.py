@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from absl import logging
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, disk
-from mat_jax.runtime.disk import DamagedError
+from mat_jax.runtime.storage import buckets, disk
+from mat_jax.runtime.storage.disk import DamagedError
 
 FOLDER = 'checkpoints'
 BEST = 'best'

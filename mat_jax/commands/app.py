@@ -10,7 +10,8 @@ from mat_jax.app import server
 from mat_jax.commands import inpaint
 from mat_jax.inference.image_files import FileOptions
 from mat_jax.inference.inpainter import Inpainter
-from mat_jax.runtime import compilation_cache, new_files
+from mat_jax.runtime import compilation_cache
+from mat_jax.runtime.storage import new_files
 
 HELP = 'a page to draw holes on'
 # Arguments that may be addresses in buckets.

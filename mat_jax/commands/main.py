@@ -8,7 +8,8 @@ from absl import logging
 
 from mat_jax.commands import app, export, inpaint
 from mat_jax.errors import EXIT_CODE, exit_on_user_error
-from mat_jax.runtime import command_line, remote_paths
+from mat_jax.runtime import command_line
+from mat_jax.runtime.storage import remote_paths
 
 _COMMANDS: dict[str, Any] = {'inpaint': inpaint, 'export': export, 'app': app}
 

@@ -17,8 +17,8 @@ import os
 from typing import Any
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
-from mat_jax.runtime.disk import DamagedError
+from mat_jax.runtime.storage import disk
+from mat_jax.runtime.storage.disk import DamagedError
 
 NAME = 'manifest.json'
 FORMAT = 'mat-jax program'

@@ -27,7 +27,7 @@ from mat_jax.exporting import manifest as manifests
 from mat_jax.inference.inpainter import read_checkpoint
 from mat_jax.nn import model_config
 from mat_jax.nn.generator import Generator
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _KNOWN_PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')

@@ -11,7 +11,8 @@ from mat_jax.errors import UserError
 from mat_jax.inference import image_files
 from mat_jax.inference.inpainter import Inpainter, read_checkpoint
 from mat_jax.inference.matching import match_files
-from mat_jax.runtime import buckets, cluster
+from mat_jax.runtime import cluster
+from mat_jax.runtime.storage import buckets
 
 
 def inpaint(config: ml_collections.ConfigDict, workdir: str) -> None:

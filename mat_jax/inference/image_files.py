@@ -17,7 +17,8 @@ from mat_jax.inference.matching import stem
 from mat_jax.inference.options import InpaintOptions
 from mat_jax.pictures import pictures
 from mat_jax.pictures.pictures import Picture
-from mat_jax.runtime import images, new_files
+from mat_jax.runtime import images
+from mat_jax.runtime.storage import new_files
 
 # Formats of results; what comes as JPEG becomes PNG, as JPEG would change kept pixels.
 _SUFFIXES = {'TIFF': '.tif', 'WEBP': '.webp'}

@@ -9,7 +9,7 @@ import mat_jax
 from mat_jax.inference.inpainter import Completions
 from mat_jax.inference.options import InpaintOptions
 from mat_jax.inference.variants import Variant
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 KEYWORD = 'mat-jax'  # of the PNG text chunk
 

@@ -19,7 +19,7 @@ from jax import export
 import jaxlib
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 Tree = Any
 Function = Callable[..., Tree]

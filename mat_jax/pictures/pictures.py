@@ -14,7 +14,7 @@ import numpy as np
 from mat_jax.errors import UserError
 from mat_jax.pictures import decoding, encoding, headers, picture_metadata
 from mat_jax.pictures.picture_metadata import Metadata
-from mat_jax.runtime.new_files import new_file
+from mat_jax.runtime.storage.new_files import new_file
 
 MAX_PIXELS = 500_000_000
 _FORMATS = {

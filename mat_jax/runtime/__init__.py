@@ -1,1 +1,1 @@
-"""Files, devices, processes and signals."""
+"""Devices, processes and signals, and pictures in files."""

@@ -11,7 +11,8 @@ from absl import app, flags, logging
 import ml_collections
 
 from mat_jax.errors import EXIT_CODE, UserError
-from mat_jax.runtime import new_files, remote_paths, sigterm
+from mat_jax.runtime import sigterm
+from mat_jax.runtime.storage import new_files, remote_paths
 
 # What absl and ml_collections raise for flags that do not exist or do not fit.
 _MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError)

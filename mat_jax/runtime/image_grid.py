@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:

@@ -20,8 +20,9 @@ import uuid
 from absl import logging
 
 from mat_jax.errors import EXIT_CODE, UserError
-from mat_jax.runtime import buckets, new_files, sigterm
-from mat_jax.runtime.buckets import Found
+from mat_jax.runtime import sigterm
+from mat_jax.runtime.storage import buckets, new_files
+from mat_jax.runtime.storage.buckets import Found
 
 SECONDS = 60.0
 # Renewals while a lease lasts, and looks at one of somebody else.

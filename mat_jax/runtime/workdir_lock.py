@@ -8,7 +8,8 @@ import socket
 from absl import logging
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, lease
+from mat_jax.runtime import lease
+from mat_jax.runtime.storage import buckets
 
 try:
   import fcntl

@@ -13,7 +13,7 @@ from tensorboard.compat.proto import event_pb2
 import tensorflow as tf
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
+from mat_jax.runtime.storage import disk
 
 ROWS = 'stats.jsonl'
 EVENTS = 'events.out.tfevents.'  # what the names of event files begin with

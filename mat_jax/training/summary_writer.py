@@ -32,8 +32,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 import tensorflow as tf
 
-from mat_jax.runtime import buckets, new_files
-from mat_jax.runtime.staging import Mirror
+from mat_jax.runtime.storage import buckets, new_files
+from mat_jax.runtime.storage.staging import Mirror
 from mat_jax.training import log_files
 from mat_jax.training.log_files import EVENTS, ROWS
 

@@ -15,7 +15,7 @@ import pytest
 from mat_jax.checkpoints import bucket_steps, manager, packed, reader, step_directories
 from mat_jax.checkpoints.manager import Best
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 from tests.support.paths import ROOT
 from tests.support.tiny_state import MODEL, equal, like, open_checkpoints, save_steps, tiny_state
 
@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_at_any_request_leaves_a_checkpoint(bucket, req
   program = textwrap.dedent('''
       import os, signal, sys
       import jax.numpy as jnp
-      from mat_jax.runtime import buckets
+      from mat_jax.runtime.storage import buckets
       from tests.support.tiny_state import open_checkpoints, tiny_state
       store, left = buckets._store, int(sys.argv[2])
       class Store:

@@ -15,8 +15,8 @@ import pytest
 from mat_jax.checkpoints import orbax_noise, step_directories
 from mat_jax.checkpoints.reader import abstract_state
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
-from mat_jax.runtime.disk import UnreachableError
+from mat_jax.runtime.storage import disk
+from mat_jax.runtime.storage.disk import UnreachableError
 from mat_jax.training.step import loss_scale
 from tests.support.tiny_state import MODEL, equal, like, open_checkpoints, save_steps, tiny_state
 
@@ -300,9 +300,10 @@ _UNREACHABLE = textwrap.dedent('''
   import jax
   jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
   from mat_jax.checkpoints import restore
-  from mat_jax.runtime import disk, sharding
+  from mat_jax.runtime import sharding
+  from mat_jax.runtime.storage import disk
   from mat_jax.checkpoints.reader import abstract_state
-  from mat_jax.runtime.disk import UnreachableError
+  from mat_jax.runtime.storage.disk import UnreachableError
   from tests.support.tiny_state import open_checkpoints, tiny_state
 
   disk.DELAYS = (0, 0, 0)

@@ -7,8 +7,8 @@ import pytest
 from mat_jax.checkpoints import items, reader, step_directories
 from mat_jax.checkpoints.step_directories import RemovedError
 from mat_jax.errors import UserError
-from mat_jax.runtime import disk
-from mat_jax.runtime.disk import DamagedError, UnreachableError
+from mat_jax.runtime.storage import disk
+from mat_jax.runtime.storage.disk import DamagedError, UnreachableError
 from tests.support.tiny_state import MODEL, save_steps
 
 

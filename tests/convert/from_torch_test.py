@@ -20,7 +20,7 @@ from mat_jax import Discriminator, Generator
 from mat_jax.checkpoints import items, reader, step_directories
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 from tests.support import torch_files as files
 from tests.support.paths import ROOT
 from tests.support.torch_networks import (

@@ -18,8 +18,8 @@ from input_pipeline import from_config, stream
 from mat_jax.checkpoints import reader, step_directories
 from mat_jax.errors import UserError
 from mat_jax.nn import model_config
-from mat_jax.runtime import disk
-from mat_jax.runtime.disk import DamagedError
+from mat_jax.runtime.storage import disk
+from mat_jax.runtime.storage.disk import DamagedError
 from tests.support import runs
 
 SYSTEMS = {'MAT', 'mean colour'}

@@ -20,7 +20,7 @@ from input_pipeline.mask_files import random_masks
 from input_pipeline.preparing.preparation import Settings
 from input_pipeline.wikiart_portraits import PortraitsConfig
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 from tests.support.figures import draw_figure
 from tests.support.paths import ROOT
 

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from mat_jax.errors import EXIT_CODE, UserError
-from mat_jax.runtime import buckets, lease, workdir_lock
+from mat_jax.runtime import lease, workdir_lock
+from mat_jax.runtime.storage import buckets
 from tests.support.paths import ROOT
 
 _HOLDER = '''

@@ -11,7 +11,8 @@ from mat_jax.runtime import sigterm
 
 _ENDED = '''
 import gc, os, sys, time
-from mat_jax.runtime import command_line, new_files
+from mat_jax.runtime import command_line
+from mat_jax.runtime.storage import new_files
 def block():
   os.system('exec sleep 30')
 def spin():

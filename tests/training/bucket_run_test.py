@@ -14,7 +14,7 @@ import pytest
 
 from configs import tiny
 from mat_jax.checkpoints.step_directories import META
-from mat_jax.runtime import buckets, staging
+from mat_jax.runtime.storage import buckets, staging
 from tests.support import runs
 from tests.support.paths import ROOT
 

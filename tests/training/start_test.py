@@ -13,7 +13,7 @@ import main
 from mat_jax.checkpoints.reader import restore_networks
 from mat_jax.errors import UserError
 from mat_jax.runtime import sharding
-from mat_jax.runtime.disk import UnreachableError
+from mat_jax.runtime.storage.disk import UnreachableError
 from mat_jax.training import start
 from mat_jax.training.step import accumulators, loss_scale, settings
 from tests.support import runs

@@ -14,7 +14,7 @@ from tensorboard.compat.proto import event_pb2
 import tensorflow as tf
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, disk, staging
+from mat_jax.runtime.storage import buckets, disk, staging
 from mat_jax.training import summary_writer
 from mat_jax.training.summary_writer import SummaryWriter
 

@@ -8,7 +8,7 @@ import pytest
 
 from eval.classical import folders, methods
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 from tests.support.paths import ROOT
 
 

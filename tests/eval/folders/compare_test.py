@@ -18,7 +18,7 @@ from eval.metrics import distances, feature_networks, image_metrics, measuring
 from eval.results import markdown
 from eval.results.pairs import read_csv
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 from tests.support.paths import ROOT
 
 # The last one has another size.

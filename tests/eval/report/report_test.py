@@ -15,7 +15,7 @@ import pytest
 from eval.metrics.bootstrap import paired_difference, summarize
 from eval.report import report
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 from tests.support import report_workdir
 
 _BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser',

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, new_files, staging
-from mat_jax.runtime.disk import UnreachableError
+from mat_jax.runtime.storage import buckets, new_files, staging
+from mat_jax.runtime.storage.disk import UnreachableError
 
 
 def test_a_path_on_the_disk_is_itself(tmp_path):

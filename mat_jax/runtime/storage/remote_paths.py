@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 
 # A single letter before the colon would be a drive of Windows.
 _ADDRESS = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://')

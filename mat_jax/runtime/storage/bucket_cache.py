@@ -15,7 +15,7 @@ import filelock
 import platformdirs
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, new_files
+from mat_jax.runtime.storage import buckets, new_files
 
 # Requests at a time: most contents are not sent again.
 _AT_A_TIME = 32

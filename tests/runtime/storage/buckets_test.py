@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mat_jax.runtime import buckets, disk
+from mat_jax.runtime.storage import buckets, disk
 
 
 def _name(address):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import new_files
+from mat_jax.runtime.storage import new_files
 from tests.support.paths import ROOT
 
 
@@ -86,7 +86,8 @@ def test_a_folder_that_cannot_be_removed_is_named(tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_temporary_directory_is_removed_by_signals_too(tmp_path, number):
   # Where the tests run in the background, SIGINT is ignored by their children.
-  program = ('import signal; from mat_jax.runtime import command_line, new_files\n'
+  program = ('import signal\nfrom mat_jax.runtime import command_line\n'
+             'from mat_jax.runtime.storage import new_files\n'
              'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
              'with (command_line.ended_by_sigterm(),\n'
              '      new_files.temporary_directory("page_") as folder):\n'

@@ -6,7 +6,7 @@ import os
 import threading
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets, disk, new_files
+from mat_jax.runtime.storage import buckets, disk, new_files
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from absl import logging
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 
 # The names that this process is writing under, and what guards them and the renaming.
 _unfinished: set[str] = set()

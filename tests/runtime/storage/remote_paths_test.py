@@ -3,7 +3,7 @@
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import remote_paths
+from mat_jax.runtime.storage import remote_paths
 
 
 @pytest.mark.parametrize('value', ['runs/a', '/data/x', r'C:\runs', 'c://x', 'a:b', '', None, 3, 0.5,

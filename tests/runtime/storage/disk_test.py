@@ -5,8 +5,8 @@ import os
 import pytest
 import tensorflow as tf
 
-from mat_jax.runtime import disk
-from mat_jax.runtime.disk import DamagedError, Fault, UnreachableError
+from mat_jax.runtime.storage import disk
+from mat_jax.runtime.storage.disk import DamagedError, Fault, UnreachableError
 
 _PAYLOADS = ("[tensorstore_spec='{\\\"driver\\\":\\\"zarr\\\"}']\n"
              "[source locations='tensorstore/kvstore/file.cc:1']")

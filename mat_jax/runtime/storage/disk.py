@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from absl import logging
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import buckets
+from mat_jax.runtime.storage import buckets
 
 T = TypeVar('T')
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mat_jax.errors import UserError
-from mat_jax.runtime import bucket_cache, buckets
+from mat_jax.runtime.storage import bucket_cache, buckets
 
 
 def test_a_path_on_the_disk_is_itself():

@@ -1,0 +1,1 @@
+"""Files on disks and in buckets: complete or not there, copied, read again when disks fail."""
