@@ -130,11 +130,11 @@ def _fill_step() -> dict[str, Any]:
                                  info='at most, before tiles are used'),
         'feather': gr.Slider(0, 8, value=0, step=1, label='Feather',
                              info='soft border in pixels; changes kept pixels'),
-        'texture': gr.Checkbox(_DEFAULTS.texture, label='Texture',
-                               info='from the rest of the picture, for enlarged results'),
         'seamless': gr.Checkbox(_DEFAULTS.seamless, label='Seamless',
                                 info='fit the result to the colours around the hole'),
-        'grain': gr.Checkbox(_DEFAULTS.grain, label='Grain', info='add the noise around the hole')}
+        'grain': gr.Checkbox(_DEFAULTS.grain, label='Grain', info='add the noise around the hole'),
+        'texture': gr.Checkbox(_DEFAULTS.texture, label='Texture',
+                               info='from the rest of the picture, for enlarged results')}
   parts['run'] = gr.Button('Fill', variant='primary', size='lg', elem_id='run')
   return parts
 
