@@ -135,7 +135,7 @@ def _nearest(patches: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _weights(distance: np.ndarray) -> np.ndarray:
   """Weights of patches when they overlap, float64 [n]: the similar ones count."""
-  width = max(float(np.quantile(distance, _SIMILAR)), np.finfo(np.float32).tiny)
+  width = max(float(np.quantile(distance, _SIMILAR)), float(np.finfo(np.float32).tiny))
   return np.exp(-np.minimum(distance / (2 * width), 50.0))
 
 
