@@ -7,6 +7,7 @@ What the fill lacks of the fine noise around it is added, and nothing is ever re
 import numpy as np
 from scipy import fft, ndimage
 
+from mat_jax.inference.blending.averages import average_over
 from mat_jax.inference.blending.membrane import membrane
 
 # Grain is what remains of a picture without its average over a Gaussian of this many pixels.
@@ -49,7 +50,7 @@ def match_grain(fill: np.ndarray, truth: np.ndarray, ring: np.ndarray, hole: np.
   result = fill.astype(np.float32)
   ring = ring & ~hole
   picture = np.where(hole[..., None], fill, truth).astype(np.float32)
-  average, coverage = _average(picture, ring | hole)
+  average, coverage = average_over(picture, ring | hole, _SIGMA)
   residual = picture - average
   measured = ring & (coverage >= _MIN_COVERAGE)
   if np.count_nonzero(measured) < _MIN_PIXELS or not hole.any():
@@ -61,14 +62,6 @@ def match_grain(fill: np.ndarray, truth: np.ndarray, ring: np.ndarray, hole: np.
   # added starts from 0 at the border.
   result[hole] += (strength * (noise - membrane(noise, ring, hole)))[hole]
   return result
-
-
-def _average(picture: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Local average [H, W, 3] over the pixels of an area, and their share [H, W] of its weights."""
-  coverage, sums = (
-      ndimage.gaussian_filter(values, _SIGMA, axes=(0, 1), mode='constant', truncate=3)
-      for values in (area.astype(np.float32), np.where(area[..., None], picture, 0)))
-  return sums / np.maximum(coverage, 1e-3)[..., None], coverage
 
 
 def _local_variance(residual: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from mat_jax.inference.blending.averages import average_over
+
 # Standard deviation of the blur of a picture that is shrunk and enlarged n times, over n.
 _BLUR = 0.6
 # A patch reaches so far to each side: as many pixels as the fill was enlarged, at least.
@@ -62,7 +64,8 @@ def transfer_texture(fill: np.ndarray, truth: np.ndarray, known: np.ndarray, hol
   sources = _some(_places(_eroded(known, radius)), seed)
   if len(sources.rows) < _LEAST_SOURCES or not hole.any():
     return result
-  blurred = _blurred(truth, known, _BLUR * scale)
+  truth = truth.astype(np.float32, copy=False)
+  blurred, _ = average_over(truth, known, _BLUR * scale)
   guide = np.where(hole[..., None], fill, blurred).astype(np.float32)
   targets = _targets(hole, radius)
   nearest, distance = _nearest(_patches(guide, targets, radius), _patches(blurred, sources, radius))
@@ -94,15 +97,6 @@ def _targets(hole: np.ndarray, radius: int) -> _Places:
   grid = np.zeros_like(hole)
   grid[::step, ::step] = True
   return _places(near & grid)
-
-
-def _blurred(truth: np.ndarray, known: np.ndarray, sigma: float) -> np.ndarray:
-  """Gaussian average over the known pixels, float32 [H, W, C]; 0 far from all of them."""
-  share, sums = (
-      ndimage.gaussian_filter(values, sigma, axes=(0, 1), mode='nearest')
-      for values in (known.astype(np.float32),
-                     np.where(known[..., None], truth, 0).astype(np.float32)))
-  return sums / np.maximum(share, 1e-3)[..., None]
 
 
 def _patches(picture: np.ndarray, places: _Places, radius: int) -> np.ndarray:
