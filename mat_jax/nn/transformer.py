@@ -123,16 +123,17 @@ def pack_windows(bias: np.ndarray | None, tokens: int, count: int) -> np.ndarray
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-  """x / max(|x|, epsilon) over the last axis, with a finite gradient at 0.
+  """x / max(|x|, epsilon) over the last axis; the gradient at 0 is 0.
 
-  In float16 `epsilon` is at least 1e-4, and the gradient at 0 is 0: that of tokens without a valid
-  pixel, which are 0, would be infinite, and no number once the mask multiplies it by 0.
+  It would be 1 / epsilon. Tokens without a valid pixel are 0 until biases have been learnt, and
+  such gradients of the biases before them stay in Adam's second moments for thousands of steps.
+  In float16 `epsilon` is at least 1e-4.
   """
+  if x.dtype == jnp.float16:
+    epsilon = max(epsilon, 1e-4)
   power = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-  if x.dtype != jnp.float16:
-    return (x * lax.rsqrt(jnp.maximum(power, epsilon**2))).astype(x.dtype)
-  inverse = lax.rsqrt(jnp.maximum(power, max(epsilon, 1e-4)**2))
-  return (upcast(x) * jnp.where(power > 0.0, inverse, 0.0)).astype(x.dtype)
+  inverse = jnp.where(power > 0.0, lax.rsqrt(jnp.maximum(power, epsilon**2)), 0.0)
+  return (upcast(x) * inverse).astype(x.dtype)
 
 
 def _key_bias(mask: jax.Array) -> jax.Array:

@@ -178,8 +178,9 @@ def _batched(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
 
 
 def _normalize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """float32 [M, C] -> L2-normalised rows, and the factors that normalised them."""
-  factor = lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+  """float32 [M, C] -> L2-normalised rows, and the factors that normalised them, 0 for rows of 0."""
+  power = jnp.sum(x * x, axis=-1, keepdims=True)
+  factor = jnp.where(power > 0.0, lax.rsqrt(jnp.maximum(power, 1e-24)), 0.0)
   return x * factor, factor
 
 

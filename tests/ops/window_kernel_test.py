@@ -20,6 +20,7 @@ def _inputs(shifted, masked):
   """Two images of four windows of 64 tokens, and a cotangent."""
   keys = jax.random.split(jax.random.key(0), 3)
   tokens, cotangent = (jax.random.normal(key, (8, 64, 12)) for key in keys[:2])
+  tokens = tokens.at[2, 5].set(0.0)  # a token that no convolution has reached
   bias = transformer.shift_mask(16, 16, 8, 4) if shifted else None
   mask = (jax.random.uniform(keys[2], (8, 64, 1)) > 0.5).astype(jnp.float32) if masked else None
   return tokens, bias, mask, cotangent
