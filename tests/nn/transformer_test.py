@@ -98,7 +98,7 @@ def test_normalisation_has_length_one_and_no_gradient_at_zero():
   np.testing.assert_allclose(narrow_pullback(jnp.ones_like(narrow))[0], gradient, atol=2e-2)
 
 
-def test_first_gradients_are_bounded_where_no_window_has_a_valid_token():
+def test_first_gradients_are_bounded_where_windows_have_no_valid_token():
   # Biases begin at 0, and so the tokens of such windows are 0, when the next block shifts them.
   stage = transformer.TransformerStage(2, 3, 8, 24)
   x = np.random.default_rng(0).standard_normal((1, 24, 24, 12), np.float32)
